@@ -1,0 +1,1 @@
+"""The run store: where runs are queued and recorded."""
