@@ -1,0 +1,113 @@
+"""
+Who am I, asked from inside a task.
+
+```python
+from td_worker import context
+
+context.run.id, context.run.parent_id, context.run.root_id
+context.attempt.number, context.task.id
+```
+
+The execution is kept in a context variable, so concurrent async tasks of one worker never see
+each other's, and a plain `def` task sees its own: the executor copies the context into its thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from td_worker.errors import NotInTaskError
+from td_worker.opened import OpenedStreams
+
+if TYPE_CHECKING:
+    from td_worker.streams.client import StreamClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """The run that is executing."""
+
+    id: str
+    parent_id: str | None = None
+    """The run that triggered this one, None for a root run."""
+    root_id: str | None = None
+    """The run at the top of the family, None for a root run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptInfo:
+    """Which hand-out of the run this is."""
+
+    number: int
+    """Counts from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    """The task whose code is executing."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Execution:
+    """One attempt of one run in this process, and what its code may reach."""
+
+    run: RunInfo
+    attempt: AttemptInfo
+    task: TaskInfo
+    streams: StreamClient
+    """The process's one stream client."""
+    opened: OpenedStreams = field(default_factory=OpenedStreams)
+    """Every stream this execution writes to, until it is settled; drained at the end."""
+
+
+run: RunInfo
+"""The current run; raises NotInTaskError outside a task."""
+attempt: AttemptInfo
+"""The current attempt; raises NotInTaskError outside a task."""
+task: TaskInfo
+"""The current task; raises NotInTaskError outside a task."""
+
+_execution: ContextVar[Execution] = ContextVar("td_worker_execution")
+
+
+def current() -> Execution:
+    """
+    Return the execution whose code is calling.
+
+    Raises:
+        NotInTaskError: No task is running in this context.
+    """
+    execution = _execution.get(None)
+    if execution is None:
+        raise NotInTaskError
+
+    return execution
+
+
+def try_current() -> Execution | None:
+    """Return the execution whose code is calling, None outside a task."""
+    return _execution.get(None)
+
+
+@contextmanager
+def executing(execution: Execution) -> Iterator[Execution]:
+    """Make `execution` the current one for the block; for the executor and for tests."""
+    token = _execution.set(execution)
+    try:
+        yield execution
+    finally:
+        _execution.reset(token)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in {"run", "attempt", "task"}:
+            return getattr(current(), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
