@@ -1,0 +1,76 @@
+# One command a chore. `make` alone lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+SUITES := tests/unit tests/integration tests/acceptance tests/interop
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help quickstart test suites lint interop bench pins clean
+
+# A copied folder brings scripts that would run the original's code.
+ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
+$(shell rm -f $(VENV)/.made $(VENV)/.runtime $(VENV)/.dev)
+endif
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+quickstart: $(VENV)/.runtime ## stream a book from 4 workers and show what happened
+	@$(BIN)/td-runtime run -c configs/quickstart/td-runtime.toml stream-book
+
+test: lint suites ## every check and every test
+
+suites: $(VENV)/.node
+	@$(BIN)/python -m pytest -q $(SUITES)
+
+lint: $(VENV)/.dev ## ruff, mypy, basedpyright, import-linter
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports --no-cache --no-logo
+
+interop: $(VENV)/.node ## only the tests that drive the official npm SDK
+	@$(BIN)/python -m pytest -q tests/interop
+
+bench: $(VENV)/.dev ## every benchmark, beside what it is compared with
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit; done
+
+pins: $(VENV)/.made ## write constraints.txt anew from the newest releases
+	@$(BIN)/python -m venv --clear $(VENV)/newest
+	@$(VENV)/newest/bin/python -m pip install -qq --upgrade pip
+	@$(VENV)/newest/bin/python -m pip install -qq --editable . --group dev
+	@{ sed -n '/^#/p' constraints.txt; $(VENV)/newest/bin/python -m pip freeze --all --exclude-editable \
+	   --exclude setuptools | sort -f; } > $(VENV)/pins
+	@mv $(VENV)/pins constraints.txt && rm -rf $(VENV)/newest
+
+clean: ## remove the environment and everything that was built
+	@rm -rf $(VENV) tests/interop/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@for python in $(CANDIDATES); do \
+	   $$python -c '$(USABLE)' 2>/dev/null || continue; \
+	   echo "Making $(VENV) with $$($$python --version), about half a minute"; \
+	   $$python -m venv --clear $(VENV) && echo '$(CURDIR)' > $@; exit; \
+	 done; \
+	 echo "No Python >= 3.11 with venv among: $(CANDIDATES). Name one: make PYTHON=/path/to/python" >&2; exit 1
+
+$(VENV)/.runtime: $(VENV)/.made pyproject.toml constraints.txt
+	@$(INSTALL) --upgrade pip
+	@$(INSTALL) --build-constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@$(INSTALL) --upgrade pip
+	@$(INSTALL) --build-constraint constraints.txt --editable . --group dev
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.node: $(VENV)/.dev tests/interop/package-lock.json
+	@$(BIN)/python -m tests.interop.node
+	@touch $@
