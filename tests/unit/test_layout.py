@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +69,31 @@ def test_every_package_of_tests_is_one() -> None:
     folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
 
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def _pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+
+
+def _asked_for() -> list[str]:
+    """Return the names of the run-time dependencies that pyproject.toml declares."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return [re.split(r"[<>=!~\[;]", entry)[0].strip() for entry in project["dependencies"]]
+
+
+@pytest.mark.parametrize("name", _asked_for())
+def test_each_dependency_is_accounted_for(name: str) -> None:
+    """A run-time dependency has an exact pin, and the documentation states that very version."""
+    document = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+
+    assert f"[{name}](https://pypi.org/project/{name}/) | {_pins()[name]} |" in document
+
+
+def test_no_pin_names_a_registry() -> None:
+    """Pins and the npm lock file name versions, not servers, so any mirror will do."""
+    lock = (ROOT / "tests" / "interop" / "package-lock.json").read_text("utf-8")
+    pins = (ROOT / "constraints.txt").read_text("utf-8")
+
+    assert re.findall(r"://|@ file", pins) == []
+    assert '"resolved"' not in lock
