@@ -1,0 +1,59 @@
+"""The official npm SDK as Python sees it: one short-lived Node process a call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from tests.interop.node import HERE, Node
+
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sdk:
+    """Calls of `@trigger.dev/sdk`, pointed at one gateway by the environment as its users do."""
+
+    node: Node
+    url: str
+    secret_key: str
+
+    def read(self, run_id: str, key: str, **options: object) -> list[Any]:
+        """Return what `streams.read` yields until the server ends the stream or `limit` is reached.
+
+        Args:
+            run_id: the run whose stream is read.
+            key: the stream's key.
+            options: what the SDK takes (`startIndex`, `timeoutInSeconds`), and `limit`.
+        """
+        lines = self._run("read.mjs", run_id, key, json.dumps(options)).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def append(self, run_id: str, key: str, *parts: str) -> None:
+        """Send each part with `streams.append`, one after the other."""
+        self._run("append.mjs", run_id, key, stdin=json.dumps(parts))
+
+    def _run(self, script: str, *arguments: str, stdin: str = "") -> str:
+        environment = self.node.environment(
+            TRIGGER_API_URL=self.url, TRIGGER_SECRET_KEY=self.secret_key, OTEL_SDK_DISABLED="true"
+        )
+        command = [self.node.executable, "--import", "./only_loopback.mjs", script, *arguments]
+        done = subprocess.run(
+            command,
+            cwd=HERE,
+            env=environment,
+            input=stdin.encode(),
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        if done.returncode:
+            raise SdkError(f"{script} failed ({done.returncode}): {done.stderr.decode()}")
+
+        return done.stdout.decode()
+
+
+class SdkError(Exception):
+    """A script that drives the SDK failed; the message is what Node printed."""
