@@ -1,0 +1,40 @@
+"""What a task author imports.
+
+Example::
+
+    from td_worker import context, streams, tasks
+
+    async def answer(payload):
+        async with streams.writer("tokens") as writer:
+            async for token in ask_model(payload):
+                await writer.write(token)
+
+Plain ``def`` tasks import the same names from :mod:`td_worker.sync`.
+"""
+
+# `from td_worker import streams` imports that module then, and not here: the command line needs
+# messages of this package, and none of its HTTP clients.
+from td_worker.errors import (
+    AbortTaskRunError,
+    ChatChunkTooLargeError,
+    NotInTaskError,
+    StreamError,
+    StreamWriteError,
+    SubtaskUnwrapError,
+    TdWorkerError,
+    TriggerRefusedError,
+)
+
+__all__ = [
+    "AbortTaskRunError",
+    "ChatChunkTooLargeError",
+    "NotInTaskError",
+    "StreamError",
+    "StreamWriteError",
+    "SubtaskUnwrapError",
+    "TdWorkerError",
+    "TriggerRefusedError",
+    "context",
+    "streams",
+    "tasks",
+]

@@ -14,13 +14,18 @@ each other's, and a plain `def` task sees its own: the executor copies the conte
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Protocol
 
-from td_worker.errors import NotInTaskError
+from td_worker.errors import BlockingCallError, NotInTaskError
+from td_worker.messages import ChildOutcome, TriggerItem
 from td_worker.opened import OpenedStreams
 
 if TYPE_CHECKING:
@@ -53,6 +58,34 @@ class TaskInfo:
     id: str
 
 
+class Messenger(Protocol):
+    """What a worker offers its runs for asking the supervisor; callable from any thread."""
+
+    def trigger(self, run_id: str, attempt: int, items: list[TriggerItem]) -> Future[list[str]]:
+        """Ask for runs; the future has their ids once they are durable."""
+        ...
+
+    def trigger_and_wait(
+        self, run_id: str, attempt: int, items: list[TriggerItem]
+    ) -> Future[list[ChildOutcome]]:
+        """Ask for runs; the future has their outcomes once all have one."""
+        ...
+
+
+class Unsupervised:
+    """The messenger of an execution without a supervisor: it can trigger nothing."""
+
+    def trigger(self, run_id: str, attempt: int, items: list[TriggerItem]) -> Future[list[str]]:
+        """Refuse."""
+        raise NotInTaskError("triggering runs")
+
+    def trigger_and_wait(
+        self, run_id: str, attempt: int, items: list[TriggerItem]
+    ) -> Future[list[ChildOutcome]]:
+        """Refuse."""
+        raise NotInTaskError("triggering runs")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Execution:
     """One attempt of one run in this process, and what its code may reach."""
@@ -62,8 +95,17 @@ class Execution:
     task: TaskInfo
     streams: StreamClient
     """The process's one stream client."""
+    messenger: Messenger = field(default_factory=Unsupervised)
+    """How this execution asks the supervisor for other runs."""
     opened: OpenedStreams = field(default_factory=OpenedStreams)
     """Every stream this execution writes to, until it is settled; drained at the end."""
+    cancelled: Event = field(default_factory=Event)
+    """Set when the attempt is to end; an async task is cancelled, too."""
+    _calls: Iterator[int] = field(default_factory=itertools.count)
+
+    def next_call(self) -> int:
+        """Return the number of this waiting call: the same in every attempt of the run (R9)."""
+        return next(self._calls)
 
 
 run: RunInfo
@@ -103,6 +145,29 @@ def executing(execution: Execution) -> Iterator[Execution]:
         yield execution
     finally:
         _execution.reset(token)
+
+
+def is_cancelled() -> bool:
+    """
+    Whether the current attempt is to end: canceled, over its time, or its worker is draining.
+
+    For plain `def` tasks, which nobody can interrupt: look now and then, and return.
+    """
+    return current().cancelled.is_set()
+
+
+def refuse_on_event_loop(call: str) -> None:
+    """
+    Refuse a blocking call made on an event loop, where it would stop every other task.
+
+    Raises:
+        BlockingCallError: An event loop runs in this thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise BlockingCallError(call)
 
 
 if not TYPE_CHECKING:

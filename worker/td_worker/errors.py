@@ -3,6 +3,15 @@ What goes wrong in td_worker: one tree, in reading order.
 
 - TdWorkerError
   - NotInTaskError                 a call that needs a task was made outside of one
+  - BlockingCallError              a plain `def` call was made on an event loop
+  - TaskLoadError                  an entrypoint that cannot be imported or called
+  - AbortTaskRunError              raised by a task to fail its run without another attempt
+  - TaskPayloadError               a payload that the task's type hint refuses
+  - TaskOutputError                an output that JSON cannot express
+  - OutputTooLargeError            an output over the limit
+  - StreamLossError                a run lost stream records and its task calls that a failure
+  - TriggerRefusedError            the supervisor did not accept runs
+  - SubtaskUnwrapError             `unwrap()` of a child run that did not complete
   - StreamError                    everything about streams
     - StreamKeyError               a stream key or run id that cannot name a stream
     - StreamClosedError            a write to a writer that is closed, aborted or failed
@@ -15,6 +24,11 @@ What goes wrong in td_worker: one tree, in reading order.
     - StreamStoreBusyError         408, 429, 5xx: later it may work
     - StreamStoreUnreachableError  no answer at all
     - StreamStoreRefusedError      any other refusal: trying again is no use
+  - ControlPlaneError              what the control plane answered; a `MintError` of td_sharedcache
+    - ControlPlaneUnreachableError no answer at all
+    - ControlPlaneBusyError        408, 409, 429, 5xx: later it may work
+    - ControlPlaneRefusedError     any other refusal: says what to do
+    - StreamVersionError           the run's streams are of version v1, which S2 does not hold
 
 Every error keeps its facts as attributes, its foreign cause as `__cause__`, and survives pickling.
 No error ever carries a token or a key.
@@ -23,6 +37,8 @@ No error ever carries a token or a key.
 from __future__ import annotations
 
 from typing import Any
+
+from td_sharedcache.errors import MintError
 
 
 class TdWorkerError(Exception):
@@ -52,6 +68,132 @@ class NotInTaskError(TdWorkerError):
             "import time, and start threads with `contextvars.copy_context().run`, since a bare "
             "thread does not inherit the context"
         )
+
+
+class BlockingCallError(TdWorkerError):
+    """
+    A blocking call was made on an event loop, where it would stop every other task.
+
+    Attributes:
+        call: What was called.
+    """
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+        super().__init__(
+            f"{call} of td_worker.sync blocks and was called on an event loop: in an `async def` "
+            f"task import from td_worker and write `await {call}(…)`"
+        )
+
+
+# --- tasks -------------------------------------------------------------------------------------
+
+
+class TaskLoadError(TdWorkerError, ImportError):
+    """
+    An entrypoint cannot be imported or called.
+
+    Attributes:
+        task: The task's id.
+        entrypoint: `module:function` as configured.
+        reason: Why, in one sentence.
+    """
+
+    def __init__(self, task: str, entrypoint: str, reason: str) -> None:
+        self.task = task
+        self.entrypoint = entrypoint
+        self.reason = reason
+        super().__init__(f"task {task!r} ({entrypoint}): {reason}")
+
+
+class AbortTaskRunError(TdWorkerError):
+    """Raise it in a task to fail the run at once, without another attempt (upstream's name)."""
+
+
+class TaskPayloadError(TdWorkerError):
+    """
+    A payload that the task's type hint refuses; another attempt is no use.
+
+    Attributes:
+        task: The task's id.
+        reason: Which key has what, and what was expected.
+    """
+
+    def __init__(self, task: str, reason: str, payload: bytes) -> None:
+        self.task = task
+        self.reason = reason
+        shown = payload[:200].decode(errors="replace") + ("…" if len(payload) > 200 else "")
+        super().__init__(f"task {task!r} cannot take this payload: {reason}; got {shown}")
+
+
+class TaskOutputError(TdWorkerError):
+    """
+    An output that JSON cannot express; another attempt is no use.
+
+    Attributes:
+        task: The task's id.
+    """
+
+    def __init__(self, task: str, reason: str) -> None:
+        self.task = task
+        super().__init__(f"the output of task {task!r} cannot be recorded: {reason}")
+
+
+class OutputTooLargeError(TdWorkerError):
+    """
+    An output over the limit; another attempt is no use.
+
+    Attributes:
+        task: The task's id.
+        size: Bytes of the output as JSON.
+        limit: The limit in bytes.
+    """
+
+    def __init__(self, task: str, size: int, limit: int) -> None:
+        self.task = task
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"the output of task {task!r} is {size} bytes; limits.output = {limit}: "
+            "store it elsewhere and return where"
+        )
+
+
+class StreamLossError(TdWorkerError):
+    """
+    The run lost stream records, and its task has `fail_on_stream_loss`.
+
+    Attributes:
+        records: How many.
+    """
+
+    def __init__(self, records: int) -> None:
+        self.records = records
+        super().__init__(f"{records} records that the run had streamed could not be stored")
+
+
+class TriggerRefusedError(TdWorkerError):
+    """The supervisor did not accept the runs; the message is its own, nothing was started."""
+
+
+class SubtaskUnwrapError(TdWorkerError):
+    """
+    `unwrap()` of a child run that did not complete (upstream's name).
+
+    Attributes:
+        run_id: The child run.
+        task: Its task.
+        status: How it ended.
+        error: Its error, where it has one.
+    """
+
+    def __init__(self, run_id: str, task: str, status: str, error: Any) -> None:
+        self.run_id = run_id
+        self.task = task
+        self.status = status
+        self.error = error
+        why = f": {error.type}: {error.message}" if error is not None else ""
+        super().__init__(f"run {run_id} of task {task!r} is {status}{why}")
 
 
 # --- streams -----------------------------------------------------------------------------------
@@ -184,3 +326,33 @@ class StreamStoreUnreachableError(StreamStoreError):
 
 class StreamStoreRefusedError(StreamStoreError):
     """The store refuses this for good: trying again is no use."""
+
+
+# --- the control plane -------------------------------------------------------------------------
+
+
+class ControlPlaneError(MintError, TdWorkerError):
+    """
+    Base of what a call to the control plane can meet.
+
+    Attributes:
+        status: The HTTP status, None without an answer.
+        retryable: Whether the same call may succeed later.
+        retry_after: Seconds the control plane asked to wait, None when it did not say.
+    """
+
+
+class ControlPlaneUnreachableError(ControlPlaneError):
+    """No answer: refused, reset, timed out, or the name did not resolve."""
+
+
+class ControlPlaneBusyError(ControlPlaneError):
+    """The control plane cannot do it now (408, 409, 429, 5xx)."""
+
+
+class ControlPlaneRefusedError(ControlPlaneError):
+    """The control plane refuses this for good: the message says what to do."""
+
+
+class StreamVersionError(ControlPlaneError):
+    """The run's streams are of version v1, which is not stored in S2."""

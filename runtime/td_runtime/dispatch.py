@@ -1,0 +1,501 @@
+"""Hands runs out to workers and records how they end. The heart of the supervisor's loop."""
+
+import asyncio
+import difflib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from td_runtime.config import LimitsConfig, TaskConfig
+from td_runtime.store import (
+    READY,
+    Canceled,
+    Completed,
+    Crashed,
+    Failed,
+    NewRun,
+    Place,
+    Run,
+    RunError,
+    RunStore,
+    TimedOut,
+)
+from td_runtime.workers import HeldRun, Worker, WorkerPool
+from td_worker import messages
+from td_worker.messages import (
+    Assign,
+    AssignedRun,
+    ChildOutcome,
+    ChildrenDone,
+    Outcomes,
+    Overdue,
+    RunOutcome,
+    Trigger,
+    Triggered,
+    TriggerItem,
+    TriggerRefused,
+)
+from td_worker.retry import RetryPolicy
+
+__all__ = ["Dispatcher", "TriggerError", "child_outcome"]
+
+log = structlog.get_logger()
+
+_UNKNOWN_ERROR: Final = messages.RunError(type="Unknown", message="no error was reported")
+
+
+class TriggerError(Exception):
+    """Runs that were asked for cannot be accepted; the message says why and what is valid."""
+
+
+class Dispatcher:
+    """Who runs what. All methods belong to the supervisor's loop.
+
+    Args:
+        store: The run store.
+        tasks: The registered tasks by id.
+        limits: What is refused.
+        concurrency: Places of one worker.
+        pool: The workers; set before :meth:`run`.
+        on_fatal: Called when the store fails: nothing can be promised any more.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        tasks: Mapping[str, TaskConfig],
+        *,
+        limits: LimitsConfig,
+        concurrency: int,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._retries = {task.id: _retry_policy(task) for task in tasks.values()}
+        self._limits = limits
+        self._concurrency = concurrency
+        self._on_fatal = on_fatal
+        self._pool: WorkerPool
+        self._wake = asyncio.Event()
+        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._backlog = 0
+        """Runs that wait to be handed out, counted here: asking the store at each accept would
+        cost more than the accept."""
+
+    def wake(self) -> None:
+        """There may be something to hand out, or a place for it."""
+        self._wake.set()
+
+    async def run(self, pool: WorkerPool) -> None:
+        """Hand out runs until cancelled."""
+        self._pool = pool
+        counts = await self._store.counts()
+        self._backlog = sum(counts[status] for status in READY)
+        self.wake()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._hand_out()
+
+    # ------------------------------------------------------------ hand-out
+
+    async def _hand_out(self) -> None:
+        places = self._free_places()
+        if not places:
+            return
+        now = time.time()
+        runs = await self._store.claim(places, limits=self._room(), now=now)
+        self._backlog -= len(runs)
+        self._assign(runs)
+        if len(runs) < len(places):
+            await self._wake_when_due(now)
+
+    def _free_places(self) -> list[Place]:
+        """One entry a free place; the least loaded worker's first, so that work spreads."""
+        entries = [
+            (place, worker.number, Place(worker.owner, worker.pid))
+            for worker in self._pool.ready()
+            for place in range(worker.load, self._concurrency)
+        ]
+
+        return [entry[2] for entry in sorted(entries, key=lambda entry: entry[:2])]
+
+    def _room(self) -> dict[str, int]:
+        """How many more runs of each task may start."""
+        under_way = Counter(
+            held.run.task
+            for worker in self._pool.workers.values()
+            for held in worker.runs.values()
+            if not held.waiting
+        )
+        most = len(self._pool.workers) * self._concurrency
+
+        return {
+            task.id: max(0, (task.concurrency or most) - under_way[task.id])
+            for task in self._tasks.values()
+        }
+
+    def _assign(self, runs: Iterable[Run]) -> None:
+        """Send claimed runs to their workers.
+
+        A worker that died while the claim was committed is not there any more; its release was
+        queued behind the claim and takes these runs back.
+        """
+        by_owner: dict[str | None, list[Run]] = {}
+        for run in runs:
+            by_owner.setdefault(run.owner, []).append(run)
+        for worker in self._pool.workers.values():
+            for run in by_owner.get(worker.owner, ()):
+                worker.runs[run.id] = HeldRun(run)
+                worker.channel.send(Assign(runs=[_assigned(run)]))
+
+    async def _wake_when_due(self, now: float) -> None:
+        due = await self._store.next_ready_at(now)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            delay = max(0.0, due - time.time())
+            self._timer = asyncio.get_running_loop().call_later(delay, self.wake)
+
+    # ------------------------------------------------------------ messages of workers
+
+    def receive(self, worker: Worker, message: messages.FromWorker) -> None:
+        """Act on what *worker* says."""
+        match message:
+            case Outcomes():
+                for outcome in message.outcomes:
+                    self._end_attempt(worker, outcome)
+                self.wake()
+            case Trigger():
+                self._in_background(self._trigger_for(worker, message))
+            case Overdue():
+                self._end_overdue(worker, message)
+            case _:
+                raise AssertionError(f"not the dispatcher's message: {message!r}")
+
+    def _end_attempt(self, worker: Worker, outcome: RunOutcome) -> None:
+        held = worker.runs.get(outcome.run_id)
+        if held is None or held.run.attempt != outcome.attempt:
+            _log_late(outcome.run_id, outcome.attempt)
+            return
+        del worker.runs[outcome.run_id]
+        self._record(held.run, outcome)
+
+    def _record(self, run: Run, outcome: RunOutcome) -> None:
+        error = _stored_error(outcome.error)
+        attempt = (run.id, run.attempt, run.owner or "")
+        lost = outcome.records_lost
+        if outcome.status == "COMPLETED":
+            changed = self._store.finish(*attempt, Completed(outcome.output or b"null"), records_lost=lost)
+            self._then(changed, run, "run.completed", records_lost=lost)
+        elif outcome.status == "INTERRUPTED":
+            self._then(self._store.requeue(*attempt, excused=True), run, "run.requeued")
+        elif outcome.status == "TIMED_OUT":
+            changed = self._store.finish(*attempt, TimedOut(error), records_lost=lost)
+            self._then(changed, run, "run.timed_out", error_message=error.message)
+        elif outcome.status == "CANCELED":
+            self._then(self._store.finish(*attempt, Canceled(None)), run, "run.canceled")
+        else:
+            self._record_failure(run, error, lost)
+
+    def _record_failure(self, run: Run, error: RunError, lost: int) -> None:
+        attempt = (run.id, run.attempt, run.owner or "")
+        facts = {"error_type": error.type, "error_message": error.message}
+        delay = self._retries[run.task].delay(run.attempts_used, random.random())
+        if error.retryable and delay is not None:
+            changed = self._store.retry(*attempt, run_at=time.time() + delay, error=error)
+            self._then(changed, run, "run.retried", delay_s=round(delay, 3), **facts)
+            return
+        changed = self._store.finish(*attempt, Failed(error), records_lost=lost)
+        self._then(changed, run, "run.failed", **facts)
+
+    def _end_overdue(self, worker: Worker, message: Overdue) -> None:
+        """Record that a run took too long and ignored its end, then kill its worker.
+
+        The neighbours are requeued when the worker's death is seen, and nobody blames them.
+        """
+        held = worker.runs.pop(message.run_id, None)
+        if held is None or held.run.attempt != message.attempt:
+            return
+        seconds = self._tasks[held.run.task].max_duration
+        error = RunError(
+            type="TimeoutError",
+            message=f"the attempt took longer than max_duration ({seconds:g} s) and did not stop",
+            retryable=False,
+        )
+        changed = self._store.finish(
+            held.run.id, held.run.attempt, held.run.owner or "", TimedOut(error)
+        )
+        self._then(changed, held.run, "run.timed_out", error_message=error.message)
+        for neighbour in worker.runs.values():
+            changed = self._store.requeue(
+                neighbour.run.id, neighbour.run.attempt, neighbour.run.owner or "", excused=True
+            )
+            self._then(changed, neighbour.run, "run.requeued")
+        worker.runs.clear()
+        worker.kill()
+
+    # ------------------------------------------------------------ a worker died
+
+    def release(self, worker: Worker, *, blame: bool) -> None:
+        """Start the runs of a dead *worker* again elsewhere, at once (R2).
+
+        Args:
+            worker: Nothing more will come from it.
+            blame: Whether it died by itself. Only a run that was alone in it is blamed (R8).
+        """
+        held = list(worker.runs.values())
+        worker.runs.clear()
+        if blame and len(held) == 1:
+            self._blame(held[0].run, worker)
+        released = self._store.release(worker.owner)
+        released.add_done_callback(self._released)
+
+    def _blame(self, run: Run, worker: Worker) -> None:
+        """Retry a run whose worker died under it, at once the first time, or call it crashed."""
+        attempt = (run.id, run.attempt, run.owner or "")
+        code = worker.process.exitcode
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
+        delay = self._retries[run.task].delay(run.attempts_used, random.random())
+        if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
+            changed = self._store.finish(*attempt, Crashed(error))
+            self._then(changed, run, "run.crashed", error_message=error.message)
+        elif run.crashes == 0:
+            changed = self._store.requeue(*attempt, excused=False, crashed=True)
+            self._then(changed, run, "run.requeued", error_message=error.message)
+        else:
+            changed = self._store.retry(
+                *attempt, run_at=time.time() + delay, error=error, crashed=True
+            )
+            self._then(changed, run, "run.retried", error_message=error.message)
+
+    def _released(self, future: "asyncio.Future[list[Run]]") -> None:
+        if self._failed(future):
+            return
+        self._backlog += len(future.result())
+        for run in future.result():
+            log.info("run.requeued", **run.log_context())
+        self.wake()
+
+    # ------------------------------------------------------------ accepting
+
+    async def accept(self, items: list[TriggerItem], *, parent_id: str | None = None) -> list[str]:
+        """Accept runs; their ids are returned once they are durable (R1).
+
+        Raises:
+            TriggerError: Nothing was accepted: an unknown task, a payload or a batch too large, or
+                no room in the queue.
+            StoreError: The store cannot take them.
+        """
+        self._check(items)
+        accepted = await self._store.accept(
+            NewRun(
+                task=item.task,
+                payload=item.payload,
+                parent_id=parent_id,
+                idempotency_key=item.idempotency_key,
+            )
+            for item in items
+        )
+        for item, answer in zip(items, accepted, strict=True):
+            if answer.created:
+                self._backlog += 1
+                log.info("run.accepted", run_id=answer.id, task=item.task, parent_id=parent_id)
+        self.wake()
+
+        return [answer.id for answer in accepted]
+
+    def _check(self, items: list[TriggerItem]) -> None:
+        if len(items) > self._limits.batch:
+            raise TriggerError(f"a batch of {len(items)} runs; limits.batch = {self._limits.batch}")
+        if self._backlog + len(items) > self._limits.max_queued:
+            raise TriggerError(f"the queue is full; limits.max_queued = {self._limits.max_queued}")
+        for item in items:
+            self._check_item(item)
+
+    def _check_item(self, item: TriggerItem) -> None:
+        if item.task not in self._tasks:
+            close = difflib.get_close_matches(item.task, self._tasks, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            known = ", ".join(self._tasks) or "none"
+            raise TriggerError(f"there is no task {item.task!r}{hint} (registered: {known})")
+        if len(item.payload) > self._limits.payload:
+            raise TriggerError(
+                f"the payload for task {item.task!r} is {len(item.payload)} bytes; "
+                f"limits.payload = {self._limits.payload}"
+            )
+
+    async def _trigger_for(self, worker: Worker, message: Trigger) -> None:
+        """Answer a run that asks for others; with ``wait``, a second time when they are done."""
+        try:
+            run_ids = await self.accept(message.items, parent_id=message.run_id)
+        except TriggerError as error:
+            worker.channel.send(TriggerRefused(request=message.request, message=str(error)))
+            return
+        worker.channel.send(Triggered(request=message.request, run_ids=run_ids))
+        if message.wait:
+            await self._wait_for_children(worker, message, run_ids)
+
+    async def _wait_for_children(
+        self, worker: Worker, message: Trigger, run_ids: list[str]
+    ) -> None:
+        attempt = (message.run_id, message.attempt, worker.owner)
+        self._set_waiting(worker, message, waiting=True)
+        await self._store.wait(*attempt)
+        children = await self.finished(run_ids)
+        self._set_waiting(worker, message, waiting=False)
+        await self._store.resume(*attempt)
+        worker.channel.send(
+            ChildrenDone(request=message.request, outcomes=[child_outcome(run) for run in children])
+        )
+
+    def _set_waiting(self, worker: Worker, message: Trigger, *, waiting: bool) -> None:
+        held = worker.runs.get(message.run_id)
+        if held is None or held.run.attempt != message.attempt:
+            return
+        held.waiting = waiting
+        log.info("run.waiting" if waiting else "run.resumed", **held.run.log_context())
+        self.wake()
+
+    async def finished(self, run_ids: list[str]) -> list[Run]:
+        """Return these runs, in this order, once all have an outcome."""
+        watched = {run_id: self._watch(run_id) for run_id in run_ids}
+        for run in await self._store.get_many(watched):
+            if run.status.is_finished and not watched[run.id].done():
+                watched[run.id].set_result(None)
+        try:
+            await asyncio.gather(*watched.values())
+        finally:
+            for run_id, future in watched.items():
+                self._unwatch(run_id, future)
+
+        return await self._store.get_many(run_ids)
+
+    def _watch(self, run_id: str) -> "asyncio.Future[None]":
+        future = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(run_id, []).append(future)
+
+        return future
+
+    def _unwatch(self, run_id: str, future: "asyncio.Future[None]") -> None:
+        watchers = self._watchers.get(run_id, [])
+        if future in watchers:
+            watchers.remove(future)
+        if not watchers:
+            self._watchers.pop(run_id, None)
+
+    # ------------------------------------------------------------ after a commit
+
+    def _then(
+        self, changed: "asyncio.Future[bool]", run: Run, event: str, **facts: Any
+    ) -> None:
+        """Tell *event* once the change is committed, and who waits for the run."""
+        changed.add_done_callback(partial(self._committed, run=run, event=event, facts=facts))
+
+    def _committed(
+        self, changed: "asyncio.Future[bool]", *, run: Run, event: str, facts: dict[str, Any]
+    ) -> None:
+        if self._failed(changed):
+            return
+        if not changed.result():
+            _log_late(run.id, run.attempt)
+            return
+        if event in _BACK_IN_QUEUE:
+            self._backlog += 1
+        level = log.info if event in {"run.completed", "run.requeued"} else log.warning
+        level(event, **run.log_context(), **facts)
+        for watcher in self._watchers.get(run.id, ()):
+            if not watcher.done() and event in _ENDS:
+                watcher.set_result(None)
+        self.wake()
+
+    def _failed(self, future: "asyncio.Future[Any]") -> bool:
+        if future.cancelled():
+            return True
+        error = future.exception()
+        if error is not None:
+            self._on_fatal(error)
+
+        return error is not None
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        self._failed(task)
+
+
+_BACK_IN_QUEUE: Final = frozenset({"run.requeued", "run.retried"})
+_ENDS: Final = frozenset(
+    {"run.completed", "run.failed", "run.crashed", "run.timed_out", "run.canceled"}
+)
+
+
+def child_outcome(run: Run) -> ChildOutcome:
+    """Return how *run* ended, for whom waited for it."""
+    error = run.error
+
+    return ChildOutcome(
+        id=run.id,
+        task=run.task,
+        status=str(run.status),
+        output=run.output,
+        error=None
+        if error is None
+        else messages.RunError(
+            type=error.type,
+            message=error.message,
+            traceback=error.traceback,
+            retryable=error.retryable,
+        ),
+    )
+
+
+def _assigned(run: Run) -> AssignedRun:
+    return AssignedRun(
+        id=run.id,
+        task=run.task,
+        payload=run.payload,
+        attempt=run.attempt,
+        parent_id=run.parent_id,
+        root_id=run.root_id,
+    )
+
+
+def _stored_error(error: messages.RunError | None) -> RunError:
+    found = error or _UNKNOWN_ERROR
+
+    return RunError(
+        type=found.type,
+        message=found.message,
+        traceback=found.traceback,
+        retryable=found.retryable,
+    )
+
+
+def _retry_policy(task: TaskConfig) -> RetryPolicy:
+    retry = task.retry
+
+    return RetryPolicy(
+        max_attempts=retry.max_attempts,
+        factor=retry.factor,
+        min_timeout=retry.min_timeout,
+        max_timeout=retry.max_timeout,
+        randomize=retry.randomize,
+    )
+
+
+def _log_late(run_id: str, attempt: int) -> None:
+    log.warning("run.result_dropped", run_id=run_id, attempt=attempt)

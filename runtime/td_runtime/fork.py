@@ -1,0 +1,146 @@
+"""Forking children from a process that runs an event loop, and what the child does first.
+
+What a fork inherits here, and what becomes of it (design §3):
+
+==============================  ================================================================
+the epoll and wake-up fds       closed by number; never ``loop.close()``: the epoll set is shared
+every other descriptor          closed by number, but for a whitelist
+signal handlers, wake-up fd     reset before the child's first signal can arrive
+the running loop                forgotten; the child makes its own
+threads                         there are none: :func:`require_single_thread`
+objects                         stay as they are and are never finalised: children leave by
+                                ``os._exit``
+==============================  ================================================================
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from multiprocess import get_context
+from multiprocess.process import BaseProcess
+
+__all__ = ["die_with_parent", "fork_child", "require_single_thread"]
+
+_PR_SET_PDEATHSIG: Final = 1
+
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""Signals that the supervisor handles, and a child must not lose or take for its own."""
+
+_IGNORED_IN_CHILDREN: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Children stop when they are told over their pipe: a Ctrl-C reaches the whole terminal."""
+
+# Loaded in the parent: a child that looked libraries up would do so with half its state reset.
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def require_single_thread() -> None:
+    """Check that this process has one thread: a lock held by another would stay locked for ever.
+
+    Raises:
+        AssertionError: It has more. A defect of ours; the message has the number.
+    """
+    with open("/proc/self/status", encoding="ascii") as status:
+        count = next(line.split()[1] for line in status if line.startswith("Threads:"))
+    if count != "1":
+        raise AssertionError(f"a process that forks must have one thread, this one has {count}")
+
+
+def fork_child(body: Callable[[], int], *, name: str, keep: Iterable[int]) -> BaseProcess:
+    """Fork a child that runs *body* and exits with what it returns.
+
+    The child keeps the standard descriptors and those in *keep*, leads a process group of its
+    own, ignores SIGTERM, SIGINT and SIGHUP, and is killed when its parent dies.
+
+    Args:
+        body: Called in the child; an exception is printed and ends it with status 1.
+        name: For people.
+        keep: Descriptors the child needs.
+
+    Returns:
+        The child, in the parent.
+    """
+    require_single_thread()
+    # What is alive now is never collected in a child, so its pages stay shared.
+    gc.collect()
+    gc.freeze()
+    parent = os.getpid()
+    child: BaseProcess = get_context("fork").Process(
+        target=_run_child, args=(body, parent, frozenset(keep)), name=name
+    )
+    with _signals_blocked():
+        child.start()
+        # Both sides set the group: whoever comes first, nobody sees the child outside of it.
+        with contextlib.suppress(OSError):
+            os.setpgid(child.pid, child.pid)
+
+    return child
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block handled signals for the block.
+
+    A signal between fork() and the child's own set-up would run the *inherited* handler, which
+    writes to the parent's wake-up descriptor: the signal would be lost, and the stop would hang.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
+    """Have the kernel send *death_signal* to this process when its parent dies.
+
+    The parent may have died before the call: then the process ends here.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, death_signal)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _run_child(body: Callable[[], int], parent: int, keep: frozenset[int]) -> None:
+    """First steps of every child; never returns, so that nothing inherited is finalised."""
+    status = 1
+    try:
+        _reset_signals()
+        _close_descriptors(keep)
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        die_with_parent(parent)
+        _forget_loop()
+        status = body()
+    except BaseException:  # noqa: BLE001  whatever it is, it is told, and the child must not return
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    for number in _IGNORED_IN_CHILDREN:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+
+
+def _close_descriptors(keep: frozenset[int]) -> None:
+    for fd in {int(name) for name in os.listdir("/proc/self/fd")} - keep - {0, 1, 2}:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def _forget_loop() -> None:
+    asyncio._set_running_loop(None)
+    policy: Any = type(asyncio.get_event_loop_policy())
+    asyncio.set_event_loop_policy(policy())

@@ -1,0 +1,145 @@
+"""Starts the gateway, keeps it alive, ends it. The gateway itself is :mod:`td_runtime.gateway`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from td_runtime.restart import RestartPolicy
+
+__all__ = ["GatewayProcess"]
+
+log = structlog.get_logger()
+
+_STOP_GRACE: Final = 3.0
+"""Seconds the gateway has for the requests in flight before it is killed."""
+
+
+class GatewayProcess:
+    """The gateway as the supervisor sees it. All methods belong to the supervisor's loop.
+
+    Args:
+        settings: The document the gateway reads on stdin; goes through a pipe since it holds the
+            API key, which must be in no argument list and no environment.
+        keep: Descriptors it inherits (the log sink's).
+        on_given_up: Called when it kept dying.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        *,
+        keep: tuple[int, ...],
+        policy: RestartPolicy,
+        on_given_up: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._settings = settings
+        self._keep = keep
+        self._policy = policy
+        self._on_given_up = on_given_up
+        self._loop = loop
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._pidfd = -1
+        self._started_at = 0.0
+        self._stopping = False
+        self._exited = asyncio.Event()
+        self.ready = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the process; :attr:`ready` is set once it answers."""
+        ours, theirs = socket.socketpair()
+        self._control = ours
+        self._started_at = time.monotonic()
+        document = {**self._settings, "control_fd": theirs.fileno()}
+        self._process = subprocess.Popen(  # noqa: S603  our own module, our own interpreter
+            [sys.executable, "-m", "td_runtime.gateway"],
+            stdin=subprocess.PIPE,
+            pass_fds=(theirs.fileno(), *self._keep),
+            process_group=0,
+        )
+        theirs.close()
+        self._feed(msgspec.json.encode(document))
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._gone)
+        self._loop.add_reader(ours.fileno(), self._said_something)
+        log.info("gateway.started", gateway_pid=self._process.pid)
+
+    def _feed(self, document: bytes) -> None:
+        stdin = self._process.stdin if self._process else None
+        if stdin is None:
+            raise AssertionError("the gateway was started without a pipe")
+        # It may have died at once; then its exit is the news, not the broken pipe.
+        with contextlib.suppress(BrokenPipeError), stdin:
+            stdin.write(document)
+
+    async def stop(self) -> None:
+        """End the process: asked first, killed when it takes too long."""
+        self._stopping = True
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._exited.wait(), _STOP_GRACE)
+            return
+        process.kill()
+        await self._exited.wait()
+
+    def _said_something(self) -> None:
+        """It answers, or it closed its end: then its exit is the news that follows."""
+        control = self._require_control()
+        self._loop.remove_reader(control.fileno())
+        if control.recv(64):
+            log.info("gateway.ready", gateway_pid=self.pid, port=self._settings["port"])
+            self.ready.set()
+
+    def _gone(self) -> None:
+        process, control = self._process, self._require_control()
+        if process is None:
+            raise AssertionError("a gateway that was not started exited")
+        self._loop.remove_reader(self._pidfd)
+        self._loop.remove_reader(control.fileno())
+        os.close(self._pidfd)
+        control.close()
+        status = process.wait()
+        self._process = None
+        self.ready.clear()
+        self._exited.set()
+        log.log(20 if self._stopping else 40, "gateway.exited", status=status)
+        if not self._stopping:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        delay = self._policy.next_delay(time.monotonic() - self._started_at)
+        if delay is None:
+            self._on_given_up()
+            return
+        self._exited.clear()
+        log.warning("gateway.restart_scheduled", delay_s=round(delay, 3))
+        self._loop.call_later(delay, self._restart)
+
+    def _restart(self) -> None:
+        if not self._stopping:
+            self.start()
+
+    def _require_control(self) -> socket.socket:
+        if self._control is None:
+            raise AssertionError("the gateway was not started")
+
+        return self._control

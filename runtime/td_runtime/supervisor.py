@@ -1,0 +1,428 @@
+"""The supervisor: starts the processes of a host, keeps them alive, and stops them in order.
+
+One process, one thread, one loop. It owns the run store and never imports task code. What may be
+open when it forks, and what children do with it, is in :mod:`td_runtime.fork`.
+
+Start order: data folder → log sink → tasks inspected → store → last workers gone → gateway →
+control socket → workers. Stop order (design §3): no more hand-outs → workers drain → gateway →
+log sink.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from td_runtime import __version__, logs
+from td_runtime.config import Config
+from td_runtime.control import (
+    Accepted,
+    ControlServer,
+    GetStatus,
+    GetTree,
+    Refused,
+    Request,
+    RunView,
+    StatusView,
+    TreeView,
+    TriggerRuns,
+    WaitForRun,
+    WorkerView,
+)
+from td_runtime.data_dir import DataDir
+from td_runtime.dispatch import Dispatcher, TriggerError, child_outcome
+from td_runtime.errors import TdRuntimeError
+from td_runtime.gateway_process import GatewayProcess
+from td_runtime.inspector import inspect_tasks, task_specs
+from td_runtime.log_sink import LogSink
+from td_runtime.relay import NoticeRelay
+from td_runtime.restart import RestartPolicy
+from td_runtime.secret import Secret
+from td_runtime.store import Run, SqliteRunStore
+from td_runtime.workers import Worker, WorkerEvents, WorkerPool
+from td_worker.executor import Limits
+from td_worker.messages import FromWorker, NoticeSent
+from td_worker.process import run_worker
+from td_worker.runtime import WorkerSettings
+
+__all__ = ["Supervisor"]
+
+log = structlog.get_logger()
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Supervisor:
+    """One life of ``td-runtime start``.
+
+    Args:
+        config: The configuration.
+        log_to: The descriptor log lines go to in the end, 1 or 2.
+        allow_faults: Whether the gateway obeys ``platform fault``.
+        owner_fd: Reads EOF when whoever started this supervisor is gone; then it stops, too.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        log_to: int = 1,
+        allow_faults: bool = False,
+        owner_fd: int | None = None,
+    ) -> None:
+        self._config = config
+        self._log_to = log_to
+        self._allow_faults = allow_faults
+        self._owner_fd = owner_fd
+        self._data_dir = DataDir(config.runtime.data_dir)
+        self._relay = NoticeRelay()
+        self._started_at = time.time()
+        self._state = "starting"
+        self._stops = 0
+        self._failure: BaseException | None = None
+        self._secret: Secret
+        self._sink: LogSink
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._hurry: asyncio.Event
+        self._dispatcher: Dispatcher
+        self._store: SqliteRunStore
+        self._pool: WorkerPool
+        self._gateway: GatewayProcess | None = None
+
+    def run(self) -> None:
+        """Run until told to stop.
+
+        Raises:
+            TdRuntimeError: What could not be started, or gave up; carries the exit code.
+        """
+        self._data_dir.prepare()
+        with self._data_dir.owned():
+            self._secret = self._find_secret()
+            with LogSink(self._log_to) as self._sink:
+                self._configure_logs(None)
+                self._run_logged()
+
+    def _run_logged(self) -> None:
+        log.info("runtime.started", version=__version__, **self._config.log_context())
+        for facts in inspect_tasks(self._config):
+            log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
+        asyncio.run(self._main())
+        log.info("runtime.stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    def _find_secret(self) -> Secret:
+        configured = self._config.control_plane.secret_key
+        if configured is not None:
+            return configured
+
+        return self._data_dir.secret()
+
+    def _configure_logs(self, worker: int | None) -> None:
+        log_config = self._config.log
+        pretty = log_config.format == "pretty" or (
+            log_config.format == "auto" and os.isatty(self._log_to)
+        )
+        logs.configure(
+            self._sink.fd,
+            format="pretty" if pretty else "json",
+            level=log_config.level,
+            host=socket.gethostname(),
+            worker=worker,
+        )
+        logs.register_secret(self._secret.reveal())
+
+    # ------------------------------------------------------------ life
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        for number in _STOP_SIGNALS:
+            self._loop.add_signal_handler(number, self._stop_requested, number)
+        if self._owner_fd is not None:
+            self._loop.add_reader(self._owner_fd, self._owner_gone)
+        self._data_dir.wait_for_workers()
+        async with SqliteRunStore.open(self._data_dir.run_store) as self._store:
+            await self._serve()
+
+    async def _serve(self) -> None:
+        for run in await self._store.requeue_unfinished():
+            log.info("run.requeued", **run.log_context())
+        self._dispatcher = Dispatcher(
+            self._store,
+            {task.id: task for task in self._config.tasks},
+            limits=self._config.limits,
+            concurrency=self._config.runtime.concurrency,
+            on_fatal=self._fail,
+        )
+        url = self._start_gateway()
+        self._pool = self._make_pool(url)
+        self._pool.start()
+        control = ControlServer(self._data_dir, self._answer, self._loop)
+        try:
+            await self._until_stopped()
+        finally:
+            await self._shut_down(control)
+
+    async def _until_stopped(self) -> None:
+        stopped = self._loop.create_task(self._stop.wait())
+        if await self._gateway_ready(stopped):
+            self._state = "running"
+            log.info("runtime.ready", control_plane=self._control_plane_url())
+            handing_out = self._loop.create_task(self._dispatcher.run(self._pool))
+            handing_out.add_done_callback(self._hand_out_ended)
+            await stopped
+            handing_out.cancel()
+
+    async def _gateway_ready(self, stopped: "asyncio.Task[bool]") -> bool:
+        """Wait for the gateway; False when we are to stop before that."""
+        if self._gateway is not None:
+            ready = self._loop.create_task(self._gateway.ready.wait())
+            await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+
+        return not stopped.done()
+
+    def _hand_out_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    async def _shut_down(self, control: ControlServer) -> None:
+        self._state = "draining"
+        timeout = 0.0 if self._failure is not None else self._config.runtime.drain_timeout
+        log.info("runtime.drain_requested", drain_timeout_s=timeout)
+        await self._drain_workers(timeout)
+        await control.flushed()
+        control.close()
+        if self._gateway is not None:
+            await self._gateway.stop()
+        for number in _STOP_SIGNALS:
+            self._loop.remove_signal_handler(number)
+
+    async def _drain_workers(self, timeout: float) -> None:
+        """Drain the workers; a second signal cuts it short."""
+        draining = self._loop.create_task(self._pool.drain(timeout))
+        hurry = self._loop.create_task(self._hurry.wait())
+        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not draining.done():
+            draining.cancel()
+            await self._pool.kill()
+
+    def _stop_requested(self, number: int) -> None:
+        self._stops += 1
+        log.info("runtime.stop_requested", signal=signal.Signals(number).name, count=self._stops)
+        self._stop.set()
+        if self._stops > 1:
+            self._hurry.set()
+
+    def _owner_gone(self) -> None:
+        if self._owner_fd is not None:
+            self._loop.remove_reader(self._owner_fd)
+        self._stop.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Something that everything rests on is broken: stop, and exit with its code."""
+        if self._failure is None:
+            self._failure = error
+            log.error("runtime.failed", error_type=type(error).__name__, error_message=str(error))
+        self._stop.set()
+
+    # ------------------------------------------------------------ processes
+
+    def _control_plane_url(self) -> str:
+        if not self._config.control_plane.is_embedded:
+            return self._config.control_plane.url
+        host = self._config.gateway.listen.host
+        port = self._data_dir.read_port()
+
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _start_gateway(self) -> str:
+        """Start the gateway where it is the control plane; return the control plane's URL."""
+        if not self._config.control_plane.is_embedded:
+            return self._control_plane_url()
+        listen = self._config.gateway.listen
+        port = self._data_dir.port(listen.host, listen.port)
+        self._gateway = GatewayProcess(
+            self._gateway_settings(listen.host, port),
+            keep=(self._sink.fd,),
+            policy=RestartPolicy(),
+            on_given_up=self._fail,
+            loop=self._loop,
+        )
+        self._gateway.start()
+
+        return self._control_plane_url()
+
+    def _gateway_settings(self, host: str, port: int) -> dict[str, Any]:
+        return {
+            "data_dir": str(self._data_dir.path),
+            "host": host,
+            "port": port,
+            "secret_key": self._secret.reveal(),
+            "allow_faults": self._allow_faults,
+            "log": {
+                "format": "json",
+                "level": self._config.log.level,
+                "fd": self._sink.fd,
+            },
+        }
+
+    def _make_pool(self, url: str) -> WorkerPool:
+        runtime = self._config.runtime
+
+        return WorkerPool(
+            runtime.workers,
+            body=_WorkerBody(self, url),
+            secret=self._secret,
+            sink=self._sink,
+            events=WorkerEvents(
+                on_message=self._receive,
+                on_ready=lambda _: self._dispatcher.wake(),
+                on_gone=self._worker_gone,
+                on_given_up=self._fail,
+            ),
+            loop=self._loop,
+        )
+
+    def worker_settings(self, number: int, url: str, attach: Callable[..., None]) -> WorkerSettings:
+        """Return what worker *number* is told."""
+        config = self._config
+
+        return WorkerSettings(
+            number=number,
+            tasks=task_specs(config),
+            import_path=str(config.folder),
+            lock_file=str(self._data_dir.workers_lock),
+            control_plane_url=url,
+            credentials_dir=Path(config.credentials.dir),
+            max_age=config.credentials.max_age,
+            limits=Limits(
+                output_bytes=config.limits.output,
+                traceback_bytes=config.limits.traceback,
+                stream_drain=config.runtime.drain_timeout,
+            ),
+            attach=attach,
+        )
+
+    def prepare_worker(self, number: int) -> "logs.CapturedOutput":
+        """In the child: log as this worker, capture what is printed, forget the key."""
+        self._configure_logs(number)
+        for name in self._config.secret_variables:
+            os.environ.pop(name, None)
+
+        return logs.CapturedOutput.start()
+
+    def _receive(self, worker: Worker, message: FromWorker) -> None:
+        if isinstance(message, NoticeSent):
+            self._relay.relay(message, worker, self._pool.workers.values())
+        else:
+            self._dispatcher.receive(worker, message)
+
+    def _worker_gone(self, worker: Worker) -> None:
+        self._dispatcher.release(worker, blame=self._state == "running")
+
+    # ------------------------------------------------------------ control socket
+
+    def _answer(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
+        task = self._loop.create_task(self._answered(request, send))
+        task.add_done_callback(self._answer_done)
+
+    def _answer_done(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    async def _answered(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
+        try:
+            send(await self._carry_out(request))
+        except TriggerError as error:
+            send(Refused(message=str(error)))
+        except TdRuntimeError as error:
+            send(Refused(message=error.what, advice=error.advice))
+
+    async def _carry_out(self, request: Request) -> msgspec.Struct:
+        match request:
+            case TriggerRuns():
+                self._refuse_when_draining()
+                return Accepted(run_ids=await self._dispatcher.accept(request.items))
+            case WaitForRun():
+                return await self._wait_for(request.run_id)
+            case GetTree():
+                runs = await self._store.tree(request.root_id)
+                return TreeView(runs=[_view(run) for run in runs])
+            case GetStatus():
+                return await self._status()
+            case _:
+                raise AssertionError(f"not a request: {request!r}")
+
+    def _refuse_when_draining(self) -> None:
+        if self._state == "draining":
+            raise TriggerError("the supervisor is draining and takes no more runs")
+
+    async def _wait_for(self, run_id: str) -> RunView:
+        if await self._store.get(run_id) is None:
+            raise TriggerError(f"there is no run {run_id!r}")
+        (run,) = await self._dispatcher.finished([run_id])
+
+        return _view(run)
+
+    async def _status(self) -> StatusView:
+        counts = await self._store.counts()
+
+        return StatusView(
+            pid=os.getpid(),
+            version=__version__,
+            state=self._state,
+            started_at=self._started_at,
+            control_plane_url=self._control_plane_url(),
+            gateway_pid=self._gateway.pid if self._gateway else None,
+            workers=[self._worker_view(w) for _, w in sorted(self._pool.workers.items())],
+            runs={str(status): count for status, count in counts.items() if count},
+            notices_dropped=self._relay.dropped,
+        )
+
+    def _worker_view(self, worker: Worker) -> WorkerView:
+        return WorkerView(
+            number=worker.number,
+            pid=worker.pid,
+            state=str(worker.state),
+            runs=len(worker.runs),
+            restarts=self._pool.restarts[worker.number],
+        )
+
+
+class _WorkerBody:
+    """What a forked worker does: the supervisor's part first, then the worker's own."""
+
+    def __init__(self, supervisor: Supervisor, url: str) -> None:
+        self._supervisor = supervisor
+        self._url = url
+
+    def __call__(self, number: int, sock: socket.socket) -> int:
+        output = self._supervisor.prepare_worker(number)
+        settings = self._supervisor.worker_settings(number, self._url, output.attach)
+        try:
+            return run_worker(settings, sock)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def _view(run: Run) -> RunView:
+    return RunView(
+        outcome=child_outcome(run),
+        attempt=run.attempt,
+        pid=run.pid,
+        records_lost=run.records_lost,
+    )

@@ -1,0 +1,291 @@
+"""The workers: forked, watched, replaced when they die, stopped in order."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+import structlog
+from multiprocess.process import BaseProcess
+
+from td_runtime.errors import TaskImportError, TdRuntimeError, TooManyRestartsError
+from td_runtime.fork import fork_child
+from td_runtime.log_sink import LogSink
+from td_runtime.restart import RestartPolicy
+from td_runtime.secret import Secret
+from td_runtime.store import Run
+from td_worker.channel import Channel
+from td_worker.messages import Drain, Drained, FromWorker, Ready, Welcome
+from td_worker.process import EXIT_TASK_IMPORT
+
+__all__ = ["HeldRun", "Worker", "WorkerEvents", "WorkerPool", "WorkerState"]
+
+log = structlog.get_logger()
+
+_decoder: Final = msgspec.msgpack.Decoder(FromWorker)
+
+_KILL_GRACE: Final = 7.0
+"""Seconds beyond the drain time-out after which a worker that is still there is killed: longer
+than what the worker gives runs that it has cancelled."""
+
+
+class WorkerState(StrEnum):
+    """Where a worker is in its life."""
+
+    BOOTING = "booting"
+    READY = "ready"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+@dataclass(slots=True)
+class HeldRun:
+    """A run that a worker has."""
+
+    run: Run
+    waiting: bool = False
+    """It waits for its children and takes no place."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker process and the supervisor's end of its socket."""
+
+    number: int
+    owner: str
+    """Names this process among all workers there ever were: the fence of its runs (R5)."""
+    process: BaseProcess
+    pidfd: int
+    channel: Channel[FromWorker]
+    started_at: float
+    state: WorkerState = WorkerState.BOOTING
+    runs: dict[str, HeldRun] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        pid: int = self.process.pid
+        return pid
+
+    @property
+    def load(self) -> int:
+        """How many places its runs take."""
+        return sum(not held.waiting for held in self.runs.values())
+
+    def kill(self) -> None:
+        """End the process and what it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerEvents:
+    """What the pool tells its owner; all called on the loop."""
+
+    on_message: Callable[[Worker, FromWorker], None]
+    on_ready: Callable[[Worker], None]
+    on_gone: Callable[[Worker], None]
+    """The worker is dead and everything it had sent was dispatched; its runs are still in it."""
+    on_given_up: Callable[[TdRuntimeError], None]
+
+
+class WorkerPool:
+    """The workers of one supervisor. All methods belong to its loop.
+
+    Args:
+        count: How many workers to keep.
+        body: What a worker does in its own process; gets its number and its socket.
+        secret: The API key, sent to each worker as its first message.
+        sink: Where workers' log lines go; told whom to kill should the supervisor die.
+        events: Who is told what.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        body: Callable[[int, socket.socket], int],
+        secret: Secret,
+        sink: LogSink,
+        events: WorkerEvents,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._body = body
+        self._secret = secret
+        self._sink = sink
+        self._events = events
+        self._loop = loop
+        self._incarnations = itertools.count(1)
+        self._policies = {number: RestartPolicy() for number in range(1, count + 1)}
+        self.restarts = dict.fromkeys(self._policies, 0)
+        self.workers: dict[int, Worker] = {}
+        self._stopping = False
+        self._all_gone = asyncio.Event()
+
+    def start(self) -> None:
+        """Fork every worker."""
+        for number in self._policies:
+            self._fork(number)
+
+    def ready(self) -> Iterable[Worker]:
+        """The workers that take runs."""
+        return [w for w in self.workers.values() if w.state is WorkerState.READY]
+
+    async def drain(self, timeout: float) -> None:
+        """Have every worker finish its runs; returns when all processes are gone.
+
+        Args:
+            timeout: Seconds running runs get. What is left then is cancelled, then killed.
+        """
+        self._stopping = True
+        for worker in self.workers.values():
+            worker.state = WorkerState.DRAINING
+            worker.channel.send(Drain(timeout=timeout))
+        if not await self._gone_within(timeout + _KILL_GRACE):
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End every worker at once; returns when all processes are gone."""
+        self._stopping = True
+        for worker in self.workers.values():
+            worker.kill()
+        await self._gone_within(None)
+
+    async def _gone_within(self, timeout: float | None) -> bool:
+        if not self.workers:
+            return True
+        self._all_gone.clear()
+        try:
+            await asyncio.wait_for(self._all_gone.wait(), timeout)
+        except TimeoutError:
+            return False
+
+        return True
+
+    def _fork(self, number: int) -> None:
+        ours, theirs = socket.socketpair()
+        process = fork_child(
+            lambda: self._body(number, theirs),
+            name=f"td-worker-{number}",
+            keep=[theirs.fileno(), self._sink.fd],
+        )
+        theirs.close()
+        # Before anything else: from here on a death of the supervisor must not leave it behind.
+        self._sink.guard(process.pid)
+        worker = self._adopt(number, process, ours)
+        self.workers[number] = worker
+        worker.channel.send(Welcome(secret_key=self._secret.reveal()))
+        log.info("worker.started", number=number, worker_pid=worker.pid)
+
+    def _adopt(self, number: int, process: BaseProcess, sock: socket.socket) -> Worker:
+        def receive(message: FromWorker) -> None:
+            self._receive(worker, message)
+
+        def closed(reason: Exception | None) -> None:
+            # An orderly end shows at the pidfd, too; nonsense on the socket ends the worker.
+            if reason is not None:
+                log.error("worker.protocol_broken", number=number, error_message=str(reason))
+                worker.kill()
+
+        pidfd = os.pidfd_open(process.pid)
+        worker = Worker(
+            number=number,
+            owner=f"{os.getpid()}.{time.time_ns()}.{next(self._incarnations)}",
+            process=process,
+            pidfd=pidfd,
+            channel=Channel(
+                sock, decoder=_decoder, on_message=receive, on_closed=closed, loop=self._loop
+            ),
+            started_at=time.monotonic(),
+        )
+        self._loop.add_reader(pidfd, self._exited, worker)
+
+        return worker
+
+    def _receive(self, worker: Worker, message: FromWorker) -> None:
+        if isinstance(message, Ready):
+            self._became_ready(worker)
+        elif not isinstance(message, Drained):
+            self._events.on_message(worker, message)
+
+    def _became_ready(self, worker: Worker) -> None:
+        log.info("worker.booted", number=worker.number, worker_pid=worker.pid)
+        if worker.state is WorkerState.BOOTING:
+            worker.state = WorkerState.READY
+            self._events.on_ready(worker)
+
+    def _exited(self, worker: Worker) -> None:
+        """The process is dead: hear it out, bury it, replace it."""
+        self._loop.remove_reader(worker.pidfd)
+        os.close(worker.pidfd)
+        # Outcomes it sent before it died count: only then are its other runs started again.
+        worker.channel.drain()
+        worker.channel.close()
+        worker.kill()
+        worker.process.join()
+        self._sink.unguard(worker.pid)
+        booted = worker.state is not WorkerState.BOOTING
+        worker.state = WorkerState.GONE
+        del self.workers[worker.number]
+        self._log_exit(worker)
+        self._events.on_gone(worker)
+        if self._stopping:
+            self._note_gone()
+        else:
+            self._replace(worker, booted)
+
+    def _note_gone(self) -> None:
+        if not self.workers:
+            self._all_gone.set()
+
+    def _log_exit(self, worker: Worker) -> None:
+        code = worker.process.exitcode
+        log.log(
+            20 if code == 0 else 30,
+            "worker.exited",
+            number=worker.number,
+            worker_pid=worker.pid,
+            status=code,
+            signal=signal.Signals(-code).name if code < 0 else None,
+            runs=list(worker.runs),
+        )
+
+    def _replace(self, worker: Worker, booted: bool) -> None:
+        if worker.process.exitcode == EXIT_TASK_IMPORT and not booted:
+            self._events.on_given_up(
+                TaskImportError(
+                    "a worker cannot import the tasks",
+                    where=f"worker {worker.number}",
+                    advice="Run `td-runtime check`; the log has the entrypoint and the reason.",
+                )
+            )
+            return
+        lived = time.monotonic() - worker.started_at
+        delay = self._policies[worker.number].next_delay(lived, booted=booted)
+        if delay is None:
+            self._give_up(worker.number)
+            return
+        self.restarts[worker.number] += 1
+        log.warning("worker.restart_scheduled", number=worker.number, delay_s=round(delay, 3))
+        self._loop.call_later(delay, self._fork_again, worker.number)
+
+    def _fork_again(self, number: int) -> None:
+        if not self._stopping:
+            self._fork(number)
+
+    def _give_up(self, number: int) -> None:
+        log.error("worker.abandoned", number=number)
+        self._events.on_given_up(
+            TooManyRestartsError(
+                f"worker {number} died at boot again and again",
+                advice="The log's worker.exited lines have the signals and statuses.",
+            )
+        )

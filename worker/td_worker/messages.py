@@ -1,0 +1,233 @@
+"""What supervisor and worker say to each other, and what travels over the control socket.
+
+Every message is a typed struct in one frame: four bytes of length, then msgpack.
+Nothing is ever unpickled, so a worker that went mad can at worst send nonsense, which is refused.
+"""
+
+import struct
+from typing import Final
+
+import msgspec
+
+__all__ = [
+    "AssignedRun",
+    "Assign",
+    "CancelRun",
+    "ChildOutcome",
+    "ChildrenDone",
+    "Drain",
+    "Drained",
+    "FrameTooLargeError",
+    "FromSupervisor",
+    "FromWorker",
+    "NoticeSent",
+    "Outcomes",
+    "Overdue",
+    "Ready",
+    "RunError",
+    "RunOutcome",
+    "Trigger",
+    "TriggerItem",
+    "TriggerRefused",
+    "Triggered",
+    "Welcome",
+    "decode_frames",
+    "encode_frame",
+]
+
+_HEADER: Final = struct.Struct(">I")
+
+MAX_FRAME: Final = 64 * 1024 * 1024
+"""Bytes in one frame between supervisor and worker; several payloads of 10 MiB fit."""
+
+MAX_CONTROL_FRAME: Final = 16 * 1024 * 1024
+"""Bytes in one frame of the control socket (design §3)."""
+
+
+class FrameTooLargeError(ValueError):
+    """A frame announced more bytes than the channel carries; the peer is broken or foreign."""
+
+
+class RunError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an attempt failed, as it is recorded (R6)."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    retryable: bool = True
+
+
+class AssignedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run handed out to a worker for one attempt."""
+
+    id: str
+    task: str
+    payload: bytes
+    """JSON text."""
+    attempt: int
+    parent_id: str | None
+    root_id: str
+
+
+class TriggerItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One run that is asked for."""
+
+    task: str
+    payload: bytes = b"null"
+    idempotency_key: str | None = None
+
+
+class ChildOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a child run ended, for the parent that waited for it."""
+
+    id: str
+    task: str
+    status: str
+    output: bytes | None = None
+    error: RunError | None = None
+
+
+class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt ended.
+
+    ``status`` is COMPLETED, FAILED, TIMED_OUT or CANCELED; INTERRUPTED means that a drain stopped
+    the attempt, so that the run goes back to the queue and nobody is blamed (R8).
+    """
+
+    run_id: str
+    attempt: int
+    status: str
+    output: bytes | None = None
+    error: RunError | None = None
+    records_lost: int = 0
+
+
+# ------------------------------------------------------------------ supervisor -> worker
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first message: the API key travels here, so that it is in no environment."""
+
+    secret_key: str
+
+
+class Assign(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Runs to execute now."""
+
+    runs: list[AssignedRun]
+
+
+class CancelRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Cancel this attempt: an async task sees cancellation."""
+
+    run_id: str
+    attempt: int
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """No more runs will come: finish those under way within ``timeout`` seconds, then leave."""
+
+    timeout: float
+
+
+class Triggered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`Trigger`: the runs are accepted and durable (R1)."""
+
+    request: int
+    run_ids: list[str]
+
+
+class TriggerRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`Trigger`: nothing was accepted, and why."""
+
+    request: int
+    message: str
+
+
+class ChildrenDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Second answer to a waiting :class:`Trigger`: every child has an outcome."""
+
+    request: int
+    outcomes: list[ChildOutcome]
+
+
+class NoticeSent(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A notice (design §5): travels worker -> supervisor -> all other workers; holds no token."""
+
+    slot: str | None
+    credential_id: str | None
+    reason: str
+    pid: int
+    at: float
+
+
+# ------------------------------------------------------------------ worker -> supervisor
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker has imported its tasks and takes runs."""
+
+    pid: int
+
+
+class Outcomes(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Attempts that ended; one message for all that ended in one turn of the loop."""
+
+    outcomes: list[RunOutcome]
+
+
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A run asks for other runs; with ``wait`` it frees its place until they are done (R9)."""
+
+    request: int
+    run_id: str
+    attempt: int
+    items: list[TriggerItem]
+    wait: bool = False
+
+
+class Overdue(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An attempt went past ``max_duration`` and ignored its cancellation: only a kill ends it."""
+
+    run_id: str
+    attempt: int
+
+
+class Drained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The last message of a worker that leaves in order."""
+
+
+FromSupervisor = (
+    Welcome | Assign | CancelRun | Drain | Triggered | TriggerRefused | ChildrenDone | NoticeSent
+)
+FromWorker = Ready | Outcomes | Trigger | Overdue | Drained | NoticeSent
+
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def encode_frame(message: msgspec.Struct) -> bytes:
+    """Return *message* as one frame."""
+    body = _encoder.encode(message)
+    return _HEADER.pack(len(body)) + body
+
+
+def decode_frames(buffer: bytearray, *, limit: int = MAX_FRAME) -> list[bytes]:
+    """Take every whole frame off the front of *buffer* and return their bodies.
+
+    Raises:
+        FrameTooLargeError: A header announces more than *limit* bytes.
+    """
+    bodies: list[bytes] = []
+    position = 0
+    while len(buffer) - position >= _HEADER.size:
+        (length,) = _HEADER.unpack_from(buffer, position)
+        if length > limit:
+            raise FrameTooLargeError(f"a frame of {length} bytes, at most {limit} are allowed")
+        end = position + _HEADER.size + length
+        if len(buffer) < end:
+            break
+        bodies.append(bytes(memoryview(buffer)[position + _HEADER.size : end]))
+        position = end
+    del buffer[:position]
+
+    return bodies

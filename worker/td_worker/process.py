@@ -1,0 +1,110 @@
+"""One worker process: the user loop in the main thread, the runtime thread beside it.
+
+The user loop executes runs. The runtime thread has a loop of its own for what must go on while
+user code blocks: messages, credentials, appenders. Nothing here outlives the socket to the
+supervisor: at its end the process leaves at once, with everything in its process group (R3).
+"""
+
+import asyncio
+import fcntl
+import os
+import sys
+from concurrent.futures import Future
+from socket import socket
+from typing import Final
+
+import structlog
+
+from td_worker.errors import TaskLoadError
+from td_worker.executor import Executor, Limits
+from td_worker.messages import AssignedRun
+from td_worker.runtime import RuntimeThread, WorkerSettings
+from td_worker.task import Task, load_task
+
+__all__ = ["EXIT_TASK_IMPORT", "Limits", "WorkerSettings", "run_worker"]
+
+log = structlog.get_logger()
+
+EXIT_TASK_IMPORT: Final = 4
+"""Exit status of a worker whose tasks cannot be imported: starting it again would not help."""
+
+
+def run_worker(settings: WorkerSettings, sock: socket) -> int:
+    """Be a worker until the supervisor says drain; return the exit status.
+
+    To be called in the main thread of a freshly forked process that leads its process group. Owns
+    *sock*. When the supervisor is gone the process is killed from inside; this never returns then.
+    """
+    _hold_workers_lock(settings.lock_file)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    runtime = RuntimeThread(settings, sock)
+    runtime.start()
+    try:
+        tasks = _load_tasks(settings)
+    except TaskLoadError as error:
+        log.error("worker.boot_failed", error_message=str(error))
+        return EXIT_TASK_IMPORT
+    loop.run_until_complete(_serve(settings, runtime, tasks))
+    runtime.finish()
+
+    return 0
+
+
+async def _serve(settings: WorkerSettings, runtime: RuntimeThread, tasks: dict[str, Task]) -> None:
+    executor = Executor(
+        tasks,
+        streams=runtime.streams,
+        messenger=runtime,
+        report=runtime.report,
+        overdue=runtime.report_overdue,
+        limits=settings.limits,
+    )
+    drained: Future[float] = Future()
+    runtime.serve(_Inbox(executor, asyncio.get_running_loop(), drained))
+    timeout = await asyncio.wrap_future(drained)
+    await executor.drain(timeout)
+
+
+class _Inbox:
+    """What the runtime thread hands to the user loop; callable from the runtime thread."""
+
+    def __init__(
+        self, executor: Executor, loop: asyncio.AbstractEventLoop, drained: "Future[float]"
+    ) -> None:
+        self._executor = executor
+        self._loop = loop
+        self._drained = drained
+
+    def assign(self, runs: list[AssignedRun]) -> None:
+        self._loop.call_soon_threadsafe(self._start, runs)
+
+    def cancel(self, run_id: str, attempt: int) -> None:
+        self._loop.call_soon_threadsafe(self._executor.cancel, run_id, attempt)
+
+    def drain(self, timeout: float) -> None:
+        if not self._drained.done():
+            self._drained.set_result(timeout)
+
+    def _start(self, runs: list[AssignedRun]) -> None:
+        for run in runs:
+            self._executor.start(run)
+
+
+def _load_tasks(settings: WorkerSettings) -> dict[str, Task]:
+    # Appended, not put in front: a user's file must not shadow an installed package.
+    if settings.import_path not in sys.path:
+        sys.path.append(settings.import_path)
+
+    return {spec.id: load_task(spec) for spec in settings.tasks}
+
+
+def _hold_workers_lock(path: str) -> None:
+    """Hold the shared lock that keeps a new supervisor from claiming while we live (R3).
+
+    The descriptor is never closed: the kernel frees the lock when the process is gone, however it
+    dies. A child that task code forks closes it, or the lock would live as long as that child.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    os.register_at_fork(after_in_child=lambda: os.close(fd))

@@ -1,0 +1,329 @@
+"""The runtime thread of a worker: a second loop for messages, credentials and appenders."""
+
+import asyncio
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+
+from td_sharedcache import CacheEvent, CredentialCache, Notice, Slot
+from td_worker.channel import Channel
+from td_worker.control_plane import ControlPlane
+from td_worker.errors import TriggerRefusedError
+from td_worker.executor import Limits
+from td_worker.messages import (
+    Assign,
+    AssignedRun,
+    CancelRun,
+    ChildOutcome,
+    ChildrenDone,
+    Drain,
+    Drained,
+    FromSupervisor,
+    NoticeSent,
+    Outcomes,
+    Overdue,
+    Ready,
+    RunOutcome,
+    Trigger,
+    Triggered,
+    TriggerItem,
+    TriggerRefused,
+    Welcome,
+)
+from td_worker.stream_store import StreamStore
+from td_worker.streams.client import StreamClient
+from td_worker.task import TaskSpec
+
+__all__ = ["RuntimeThread", "WorkerSettings"]
+
+log = structlog.get_logger()
+
+_decoder: Final = msgspec.msgpack.Decoder(FromSupervisor)
+
+
+def _attach_nothing(loop: asyncio.AbstractEventLoop) -> None:
+    """There is no captured output to read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker is told before it starts; holds no secret."""
+
+    number: int
+    """Its place among the workers, from 1; a restarted worker keeps it."""
+    tasks: tuple[TaskSpec, ...]
+    import_path: str
+    """The config file's folder, where entrypoints are looked for last."""
+    lock_file: str
+    """``data_dir/workers.lock``, held shared for life (R3)."""
+    control_plane_url: str
+    credentials_dir: Path
+    max_age: float
+    """Seconds a credential is used for."""
+    limits: Limits = field(default_factory=Limits)
+    attach: Callable[[asyncio.AbstractEventLoop], None] = _attach_nothing
+    """Called with the runtime loop, to have captured output read there."""
+
+
+class Inbox(Protocol):
+    """Where the supervisor's messages about runs go; called on the runtime loop."""
+
+    def assign(self, runs: list[AssignedRun]) -> None: ...
+
+    def cancel(self, run_id: str, attempt: int) -> None: ...
+
+    def drain(self, timeout: float) -> None: ...
+
+
+@dataclass(slots=True)
+class _Request:
+    """A trigger call under way."""
+
+    accepted: "Future[list[str]]"
+    done: "Future[list[ChildOutcome]] | None"
+
+
+class RuntimeThread:
+    """The thread, its loop, and what lives on it.
+
+    ``start`` → (import tasks) → ``serve`` → … → ``finish``, all called in the main thread.
+    ``trigger``, ``trigger_and_wait``, ``report`` and ``report_overdue`` are for any thread.
+    """
+
+    def __init__(self, settings: WorkerSettings, sock: socket) -> None:
+        self._settings = settings
+        self._sock = sock
+        self._loop = asyncio.new_event_loop()
+        self._opened: Future[StreamClient] = Future()
+        self._requests: dict[int, _Request] = {}
+        self._numbers = itertools.count(1)
+        self._outcomes: list[RunOutcome] = []
+        self._outcomes_lock = threading.Lock()
+        self._inbox: Inbox | None = None
+        self._welcome: asyncio.Future[Welcome]
+        self._channel: Channel[FromSupervisor]
+        self._cache: CredentialCache
+        self._control_plane: ControlPlane
+        self._store: StreamStore
+
+    @property
+    def streams(self) -> StreamClient:
+        """The streams of this process."""
+        return self._opened.result()
+
+    def start(self) -> None:
+        """Start the thread and return when its clients are open."""
+        threading.Thread(target=self._run, name="td-runtime", daemon=True).start()
+        self._opened.result()
+
+    def serve(self, inbox: Inbox) -> None:
+        """Tell the supervisor that runs may come; they go to *inbox*."""
+        self._inbox = inbox
+        self._post(Ready(pid=os.getpid()))
+
+    def finish(self) -> None:
+        """Send what is left, close the clients and say goodbye; returns when all is sent."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+
+    def report(self, outcome: RunOutcome) -> None:
+        """Send *outcome*; outcomes of one moment travel in one message."""
+        with self._outcomes_lock:
+            self._outcomes.append(outcome)
+            first = len(self._outcomes) == 1
+        if first:
+            self._loop.call_soon_threadsafe(self._send_outcomes)
+
+    def report_overdue(self, run: AssignedRun) -> None:
+        """Say that only a kill ends this attempt."""
+        self._post(Overdue(run_id=run.id, attempt=run.attempt))
+
+    def trigger(self, run_id: str, attempt: int, items: list[TriggerItem]) -> "Future[list[str]]":
+        """Ask for runs; the future has their ids once they are durable."""
+        request = _Request(Future(), None)
+        self._ask(run_id, attempt, items, request)
+
+        return request.accepted
+
+    def trigger_and_wait(
+        self, run_id: str, attempt: int, items: list[TriggerItem]
+    ) -> "Future[list[ChildOutcome]]":
+        """Ask for runs; the future has their outcomes once all have one."""
+        done: Future[list[ChildOutcome]] = Future()
+        self._ask(run_id, attempt, items, _Request(Future(), done))
+
+        return done
+
+    def _ask(
+        self, run_id: str, attempt: int, items: list[TriggerItem], request: _Request
+    ) -> None:
+        number = next(self._numbers)
+        self._requests[number] = request
+        self._post(
+            Trigger(
+                request=number,
+                run_id=run_id,
+                attempt=attempt,
+                items=items,
+                wait=request.done is not None,
+            )
+        )
+
+    def _post(self, message: msgspec.Struct) -> None:
+        self._loop.call_soon_threadsafe(self._channel.send, message)
+
+    # ------------------------------------------------------------ on the runtime loop
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        opening = self._loop.create_task(self._open())
+        opening.add_done_callback(self._report_failed_opening)
+        self._loop.run_forever()
+
+    def _report_failed_opening(self, opening: "asyncio.Task[None]") -> None:
+        error = opening.exception()
+        if error is not None:
+            self._opened.set_exception(error)
+
+    async def _open(self) -> None:
+        self._welcome = self._loop.create_future()
+        self._channel = Channel(
+            self._sock,
+            decoder=_decoder,
+            on_message=self._receive,
+            on_closed=self._supervisor_gone,
+            loop=self._loop,
+        )
+        self._settings.attach(self._loop)
+        welcome = await self._welcome
+        self._control_plane = ControlPlane(self._settings.control_plane_url, welcome.secret_key)
+        self._cache = CredentialCache(
+            self._settings.credentials_dir,
+            origin=self._settings.control_plane_url,
+            api_key=welcome.secret_key,
+            minter=self._control_plane,
+            max_age=self._settings.max_age,
+            on_event=_log_cache_event,
+            on_notice=self._send_notice,
+        )
+        self._store = StreamStore()
+        self._opened.set_result(
+            StreamClient(
+                loop=self._loop,
+                cache=self._cache,
+                store=self._store,
+                control_plane=self._control_plane,
+            )
+        )
+
+    async def _close(self) -> None:
+        await self.streams.close()
+        await self._store.close()
+        await self._control_plane.close()
+        self._cache.close()
+        self._send_outcomes()
+        self._channel.send(Drained())
+        await self._channel.flushed()
+
+    def _supervisor_gone(self, reason: Exception | None) -> None:
+        """Leave at once, with whatever task code has started: nobody is left to report to."""
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _receive(self, message: FromSupervisor) -> None:
+        match message:
+            case Assign():
+                self._require_inbox().assign(message.runs)
+            case NoticeSent():
+                self._receive_notice(message)
+            case Triggered():
+                self._accepted(message)
+            case TriggerRefused():
+                self._refused(message)
+            case ChildrenDone():
+                self._children_done(message)
+            case CancelRun():
+                self._require_inbox().cancel(message.run_id, message.attempt)
+            case Drain():
+                self._require_inbox().drain(message.timeout)
+            case Welcome():
+                self._welcome.set_result(message)
+
+    def _require_inbox(self) -> Inbox:
+        if self._inbox is None:
+            raise AssertionError("the supervisor sent a run before this worker was ready")
+
+        return self._inbox
+
+    def _send_outcomes(self) -> None:
+        with self._outcomes_lock:
+            outcomes, self._outcomes = self._outcomes, []
+        if outcomes:
+            self._channel.send(Outcomes(outcomes=outcomes))
+
+    def _accepted(self, message: Triggered) -> None:
+        request = self._requests[message.request]
+        if request.done is None:
+            del self._requests[message.request]
+        _settle(request.accepted, message.run_ids)
+
+    def _refused(self, message: TriggerRefused) -> None:
+        request = self._requests.pop(message.request)
+        error = TriggerRefusedError(message.message)
+        future: Future[Any] = request.done or request.accepted
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+
+    def _children_done(self, message: ChildrenDone) -> None:
+        request = self._requests.pop(message.request)
+        if request.done is not None:
+            _settle(request.done, message.outcomes)
+
+    def _send_notice(self, notice: Notice) -> None:
+        """Tell the supervisor what this process has evicted; called in any thread."""
+        self._post(
+            NoticeSent(
+                slot=notice.slot,
+                credential_id=notice.credential_id,
+                reason=notice.reason,
+                pid=notice.pid,
+                at=notice.at,
+            )
+        )
+
+    def _receive_notice(self, message: NoticeSent) -> None:
+        dropped = self._cache.receive(
+            Notice(
+                slot=None if message.slot is None else Slot(message.slot),
+                credential_id=message.credential_id,
+                reason=message.reason,
+                pid=message.pid,
+                at=message.at,
+            )
+        )
+        log.info(
+            "notice.received",
+            slot=message.slot,
+            credential_id=message.credential_id,
+            reason=message.reason,
+            sender_pid=message.pid,
+            dropped=dropped,
+        )
+
+
+def _settle(future: "Future[Any]", value: Any) -> None:
+    """Resolve *future*, unless the task that waited for it was cancelled."""
+    if future.set_running_or_notify_cancel():
+        future.set_result(value)
+
+
+def _log_cache_event(event: CacheEvent) -> None:
+    getattr(log, event.level)(event.name, **event.fields)
