@@ -1,0 +1,1 @@
+"""The gateway: the one HTTP server process, exec'd by the supervisor."""

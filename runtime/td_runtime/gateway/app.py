@@ -1,0 +1,31 @@
+"""The gateway's one application: who answers which path."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from td_runtime.gateway.admin import Admin
+from td_runtime.gateway.guard import Guard
+from td_runtime.gateway.journal import Journal
+from td_runtime.gateway.platform import Platform
+from td_runtime.gateway.settings import Settings
+
+
+def build_app(platform: Platform, settings: Settings, journal: Journal) -> Guard:
+    """Everything below the guard: the platform first, since its paths are the hot ones."""
+    key = settings.secret_key
+    admin = Admin(platform, secret_key=key, allow_faults=settings.allow_faults, journal=journal)
+    endpoint = f"http://{settings.advertised}/v1"
+    application = Starlette(
+        routes=[
+            Mount("/v1", app=platform.stream_store(secret_key=key)),
+            Mount(
+                "/realtime/v1/streams",
+                app=platform.control_plane(secret_key=key, endpoint=endpoint),
+            ),
+            *admin.routes(),
+        ]
+    )
+
+    return Guard(application, settings=settings, journal=journal)

@@ -1,0 +1,114 @@
+"""What every request passes first: Host and Origin, and the last resort for errors."""
+
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from td_runtime.gateway.exchange import (
+    Exchange,
+    Message,
+    Receive,
+    Reply,
+    Scope,
+    Send,
+    json_reply,
+)
+from td_runtime.gateway.journal import Journal
+from td_runtime.gateway.settings import Settings
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Guard:
+    """ASGI application around all others.
+
+    A page in a browser can be made to send requests here (DNS rebinding, plain cross-site
+    requests); it cannot forge Host or Origin, so both are checked before anything else.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        settings: Settings,
+        journal: Journal,
+        origins: Collection[str] = (),
+    ) -> None:
+        self._application = application
+        self._journal = journal
+        self._origins = frozenset(origins)
+        self._port = str(settings.port)
+        self._is_wildcard = settings.is_wildcard
+        self._hosts = {settings.netloc, f"localhost:{settings.port}"}
+        if settings.is_wildcard or settings.netloc.rpartition(":")[0] in LOOPBACK_NAMES:
+            self._hosts |= {f"{name}:{settings.port}" for name in LOOPBACK_NAMES}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or pass on."""
+        if scope["type"] != "http":
+            return
+        refusal = self._check(scope)
+        if refusal is not None:
+            await Exchange(scope, receive, send).answer(refusal)
+            return
+        await self._serve(scope, receive, send)
+
+    def _check(self, scope: Scope) -> Reply | None:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1 or not self._is_our_host(hosts[0].decode("latin-1")):
+            return _refuse("Host header", b", ".join(hosts))
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if any(origin.decode("latin-1") not in self._origins for origin in origins):
+            return _refuse("Origin", b", ".join(origins))
+
+        return None
+
+    def _is_our_host(self, host: str) -> bool:
+        if host in self._hosts:
+            return True
+        if not self._is_wildcard:
+            return False
+        # Listening everywhere, any of the machine's addresses is right; a rebound name is not.
+        name, _, port = host.rpartition(":")
+        return port == self._port and _is_address(name)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        started_at = time.monotonic()
+        try:
+            await self._application(scope, receive, note_start)
+        except Exception as error:  # noqa: BLE001  the border: nothing may end the connection
+            self._journal.write(
+                "error",
+                "request.failed",
+                method=scope["method"],
+                path=scope["path"],
+                duration_s=round(time.monotonic() - started_at, 6),
+                error=f"{type(error).__name__}: {error}",
+                exc_info=error,
+            )
+            if not is_started:
+                await Exchange(scope, receive, send).answer(
+                    json_reply(500, {"error": "Internal Server Error"})
+                )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(what: str, value: bytes) -> Reply:
+    shown = value.decode("latin-1")
+    return json_reply(403, {"error": f"{what} `{shown}` is not allowed here", "code": "forbidden"})
