@@ -1,0 +1,72 @@
+"""Where rows are kept: the interface, and the plain one inside this process."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from td_sharedcache.row import NOTHING, Row
+from td_sharedcache.slot import Slot
+
+
+class Store(Protocol):
+    """Rows by slot. Nothing here waits.
+
+    Every method may raise `StoreBusyError` (try again in a moment) or `StoreDownError`.
+    """
+
+    def load(self, slot: Slot) -> Row:
+        """Give the slot's row; a slot without one has a gap."""
+
+    def replace(self, slot: Slot, expected: str, row: Row) -> bool:
+        """Put a row in the place of the one with the id `expected`, if it is still there."""
+
+    def clear(self) -> None:
+        """Drop every row, so that nothing based on one of them can be put back."""
+
+    def stripe(self, slot: Slot) -> AbstractContextManager[bool]:
+        """Hold the lock under which a slot is minted, or say that somebody else does."""
+
+    def close(self) -> None:
+        """Give back what the store holds open; the next call opens it again."""
+
+
+class MemoryStore:
+    """Rows that no other process sees: for tests, and for slots whose shared rows are lost.
+
+    Its lock is always free, since the flights of one process already mint a slot once.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[Slot, Row] = {}
+
+    def load(self, slot: Slot) -> Row:
+        """Give the slot's row."""
+        return self._rows.get(slot, NOTHING)
+
+    def replace(self, slot: Slot, expected: str, row: Row) -> bool:
+        """Put a row in the place of the one with the id `expected`."""
+        if self.load(slot).id != expected:
+            return False
+        self._rows[slot] = row
+
+        return True
+
+    def put(self, slot: Slot, row: Row) -> None:
+        """Put a row whatever was there."""
+        self._rows[slot] = row
+
+    def forget(self, slot: Slot) -> None:
+        """Drop the row of one slot."""
+        self._rows.pop(slot, None)
+
+    def clear(self) -> None:
+        """Drop every row."""
+        self._rows.clear()
+
+    def stripe(self, slot: Slot) -> AbstractContextManager[bool]:  # noqa: ARG002  one for all
+        """Hold nothing."""
+        return nullcontext(True)
+
+    def close(self) -> None:
+        """Nothing is open."""
