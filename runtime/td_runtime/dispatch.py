@@ -111,7 +111,7 @@ class Dispatcher:
         if not places:
             return
         now = time.time()
-        runs = await self._store.claim(places, limits=self._room(), now=now)
+        runs = await self._store.claim_places(places, limits=self._room(), now=now)
         self._backlog -= len(runs)
         self._assign(runs)
         if len(runs) < len(places):
@@ -209,7 +209,7 @@ class Dispatcher:
     def _record_failure(self, run: Run, error: RunError, lost: int) -> None:
         attempt = (run.id, run.attempt, run.owner or "")
         facts = {"error_type": error.type, "error_message": error.message}
-        delay = self._retries[run.task].delay(run.attempts_used, random.random())
+        delay = self._retries[run.task].delay(run.attempts_used, random.random)
         if error.retryable and delay is not None:
             changed = self._store.retry(*attempt, run_at=time.time() + delay, error=error)
             self._then(changed, run, "run.retried", delay_s=round(delay, 3), **facts)
@@ -265,7 +265,7 @@ class Dispatcher:
         code = worker.process.exitcode
         how = f"signal {-code}" if code < 0 else f"status {code}"
         error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
-        delay = self._retries[run.task].delay(run.attempts_used, random.random())
+        delay = self._retries[run.task].delay(run.attempts_used, random.random)
         if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
             changed = self._store.finish(*attempt, Crashed(error))
             self._then(changed, run, "run.crashed", error_message=error.message)

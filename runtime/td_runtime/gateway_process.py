@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,7 +15,8 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from td_runtime.restart import RestartPolicy
+from td_runtime.errors import TooManyRestartsError
+from td_runtime.restart import Deaths, RestartPolicy
 
 __all__ = ["GatewayProcess"]
 
@@ -39,19 +41,19 @@ class GatewayProcess:
         settings: dict[str, Any],
         *,
         keep: tuple[int, ...],
-        policy: RestartPolicy,
-        on_given_up: Callable[[], None],
+        on_given_up: Callable[[TooManyRestartsError], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
         self._keep = keep
-        self._policy = policy
+        self._policy = RestartPolicy()
+        self._deaths = Deaths()
         self._on_given_up = on_given_up
         self._loop = loop
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._pidfd = -1
-        self._started_at = 0.0
+        self._ready_at: float | None = None
         self._stopping = False
         self._exited = asyncio.Event()
         self.ready = asyncio.Event()
@@ -65,7 +67,7 @@ class GatewayProcess:
         """Start the process; :attr:`ready` is set once it answers."""
         ours, theirs = socket.socketpair()
         self._control = ours
-        self._started_at = time.monotonic()
+        self._ready_at = None
         document = {**self._settings, "control_fd": theirs.fileno()}
         self._process = subprocess.Popen(  # noqa: S603  our own module, our own interpreter
             [sys.executable, "-m", "td_runtime.gateway"],
@@ -107,6 +109,7 @@ class GatewayProcess:
         self._loop.remove_reader(control.fileno())
         if control.recv(64):
             log.info("gateway.ready", gateway_pid=self.pid, port=self._settings["port"])
+            self._ready_at = time.monotonic()
             self.ready.set()
 
     def _gone(self) -> None:
@@ -126,13 +129,18 @@ class GatewayProcess:
             self._start_again()
 
     def _start_again(self) -> None:
-        delay = self._policy.next_delay(time.monotonic() - self._started_at)
-        if delay is None:
-            self._on_given_up()
+        lived = None if self._ready_at is None else time.monotonic() - self._ready_at
+        try:
+            restart = self._policy.after_death(
+                self._deaths, lived=lived, random=random.random, worker=0
+            )
+        except TooManyRestartsError as error:
+            self._on_given_up(error)
             return
+        self._deaths = restart.deaths
         self._exited.clear()
-        log.warning("gateway.restart_scheduled", delay_s=round(delay, 3))
-        self._loop.call_later(delay, self._restart)
+        log.warning("gateway.restart_scheduled", delay_s=round(restart.delay, 3))
+        self._loop.call_later(restart.delay, self._restart)
 
     def _restart(self) -> None:
         if not self._stopping:

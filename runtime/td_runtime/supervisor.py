@@ -12,9 +12,9 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,9 +44,8 @@ from td_runtime.gateway_process import GatewayProcess
 from td_runtime.inspector import inspect_tasks, task_specs
 from td_runtime.log_sink import LogSink
 from td_runtime.relay import NoticeRelay
-from td_runtime.restart import RestartPolicy
 from td_runtime.secret import Secret
-from td_runtime.store import Run, SqliteRunStore
+from td_runtime.store import Run, RunStore, open_store
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
 from td_worker.executor import Limits
 from td_worker.messages import FromWorker, NoticeSent
@@ -80,6 +79,7 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._log_to = log_to
+        self._log_format = logs.resolve_format(config.log.format, log_to)
         self._allow_faults = allow_faults
         self._owner_fd = owner_fd
         self._data_dir = DataDir(config.runtime.data_dir)
@@ -94,7 +94,7 @@ class Supervisor:
         self._stop: asyncio.Event
         self._hurry: asyncio.Event
         self._dispatcher: Dispatcher
-        self._store: SqliteRunStore
+        self._store: RunStore
         self._pool: WorkerPool
         self._gateway: GatewayProcess | None = None
 
@@ -107,7 +107,9 @@ class Supervisor:
         self._data_dir.prepare()
         with self._data_dir.owned():
             self._secret = self._find_secret()
-            with LogSink(self._log_to) as self._sink:
+            host = socket.gethostname()
+            sink = LogSink.start(out_fd=self._log_to, format=self._log_format, host=host)
+            with sink as self._sink:
                 self._configure_logs(None)
                 self._run_logged()
 
@@ -128,16 +130,15 @@ class Supervisor:
         return self._data_dir.secret()
 
     def _configure_logs(self, worker: int | None) -> None:
-        log_config = self._config.log
-        pretty = log_config.format == "pretty" or (
-            log_config.format == "auto" and os.isatty(self._log_to)
-        )
+        config = self._config
         logs.configure(
             self._sink.fd,
-            format="pretty" if pretty else "json",
-            level=log_config.level,
+            format=self._log_format,
+            level=config.log.level,
             host=socket.gethostname(),
             worker=worker,
+            max_line=config.limits.log_line,
+            max_traceback=config.limits.traceback,
         )
         logs.register_secret(self._secret.reveal())
 
@@ -152,7 +153,7 @@ class Supervisor:
         if self._owner_fd is not None:
             self._loop.add_reader(self._owner_fd, self._owner_gone)
         self._data_dir.wait_for_workers()
-        async with SqliteRunStore.open(self._data_dir.run_store) as self._store:
+        async with open_store(self._data_dir.run_store) as self._store:
             await self._serve()
 
     async def _serve(self) -> None:
@@ -257,7 +258,6 @@ class Supervisor:
         self._gateway = GatewayProcess(
             self._gateway_settings(listen.host, port),
             keep=(self._sink.fd,),
-            policy=RestartPolicy(),
             on_given_up=self._fail,
             loop=self._loop,
         )
@@ -273,7 +273,7 @@ class Supervisor:
             "secret_key": self._secret.reveal(),
             "allow_faults": self._allow_faults,
             "log": {
-                "format": "json",
+                "format": self._log_format,
                 "level": self._config.log.level,
                 "fd": self._sink.fd,
             },
@@ -284,7 +284,7 @@ class Supervisor:
 
         return WorkerPool(
             runtime.workers,
-            body=_WorkerBody(self, url),
+            body=lambda number, sock: self.run_worker(number, sock, url),
             secret=self._secret,
             sink=self._sink,
             events=WorkerEvents(
@@ -296,7 +296,7 @@ class Supervisor:
             loop=self._loop,
         )
 
-    def worker_settings(self, number: int, url: str, attach: Callable[..., None]) -> WorkerSettings:
+    def _worker_settings(self, number: int, url: str, attach: Callable[..., None]) -> WorkerSettings:
         """Return what worker *number* is told."""
         config = self._config
 
@@ -316,13 +316,19 @@ class Supervisor:
             attach=attach,
         )
 
-    def prepare_worker(self, number: int) -> "logs.CapturedOutput":
-        """In the child: log as this worker, capture what is printed, forget the key."""
+    def run_worker(self, number: int, sock: socket.socket, url: str) -> int:
+        """Be worker *number*, in the forked child: log as this worker, capture what is printed."""
         self._configure_logs(number)
+        # Task code and what it starts must not find the key in their environment.
         for name in self._config.secret_variables:
             os.environ.pop(name, None)
+        output = logs.CapturedOutput(logs.emit_printed)
+        settings = self._worker_settings(number, url, partial(_attach, output))
+        with logs.capture_prints():
+            status = run_worker(settings, sock)
+        logs.close()
 
-        return logs.CapturedOutput.start()
+        return status
 
     def _receive(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, NoticeSent):
@@ -402,21 +408,15 @@ class Supervisor:
         )
 
 
-class _WorkerBody:
-    """What a forked worker does: the supervisor's part first, then the worker's own."""
+def _attach(output: logs.CapturedOutput, loop: asyncio.AbstractEventLoop) -> None:
+    """Have *loop* read what task code writes to descriptors 1 and 2."""
 
-    def __init__(self, supervisor: Supervisor, url: str) -> None:
-        self._supervisor = supervisor
-        self._url = url
+    def read(reader: int) -> None:
+        if not output.read(reader):
+            loop.remove_reader(reader)
 
-    def __call__(self, number: int, sock: socket.socket) -> int:
-        output = self._supervisor.prepare_worker(number)
-        settings = self._supervisor.worker_settings(number, self._url, output.attach)
-        try:
-            return run_worker(settings, sock)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+    for reader in output.readers:
+        loop.add_reader(reader, read, reader)
 
 
 def _view(run: Run) -> RunView:

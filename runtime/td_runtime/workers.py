@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import random
 import signal
 import socket
 import time
@@ -19,7 +20,7 @@ from multiprocess.process import BaseProcess
 from td_runtime.errors import TaskImportError, TdRuntimeError, TooManyRestartsError
 from td_runtime.fork import fork_child
 from td_runtime.log_sink import LogSink
-from td_runtime.restart import RestartPolicy
+from td_runtime.restart import Deaths, RestartPolicy
 from td_runtime.secret import Secret
 from td_runtime.store import Run
 from td_worker.channel import Channel
@@ -65,7 +66,8 @@ class Worker:
     process: BaseProcess
     pidfd: int
     channel: Channel[FromWorker]
-    started_at: float
+    ready_at: float = 0.0
+    """When it took its first run, on the monotonic clock."""
     state: WorkerState = WorkerState.BOOTING
     runs: dict[str, HeldRun] = field(default_factory=dict)
 
@@ -124,15 +126,16 @@ class WorkerPool:
         self._events = events
         self._loop = loop
         self._incarnations = itertools.count(1)
-        self._policies = {number: RestartPolicy() for number in range(1, count + 1)}
-        self.restarts = dict.fromkeys(self._policies, 0)
+        self._policy = RestartPolicy()
+        self._deaths = {number: Deaths() for number in range(1, count + 1)}
+        self.restarts = dict.fromkeys(self._deaths, 0)
         self.workers: dict[int, Worker] = {}
         self._stopping = False
         self._all_gone = asyncio.Event()
 
     def start(self) -> None:
         """Fork every worker."""
-        for number in self._policies:
+        for number in self._deaths:
             self._fork(number)
 
     def ready(self) -> Iterable[Worker]:
@@ -204,7 +207,6 @@ class WorkerPool:
             channel=Channel(
                 sock, decoder=_decoder, on_message=receive, on_closed=closed, loop=self._loop
             ),
-            started_at=time.monotonic(),
         )
         self._loop.add_reader(pidfd, self._exited, worker)
 
@@ -220,6 +222,7 @@ class WorkerPool:
         log.info("worker.booted", number=worker.number, worker_pid=worker.pid)
         if worker.state is WorkerState.BOOTING:
             worker.state = WorkerState.READY
+            worker.ready_at = time.monotonic()
             self._events.on_ready(worker)
 
     def _exited(self, worker: Worker) -> None:
@@ -268,24 +271,24 @@ class WorkerPool:
                 )
             )
             return
-        lived = time.monotonic() - worker.started_at
-        delay = self._policies[worker.number].next_delay(lived, booted=booted)
-        if delay is None:
-            self._give_up(worker.number)
+        try:
+            restart = self._policy.after_death(
+                self._deaths[worker.number],
+                lived=time.monotonic() - worker.ready_at if booted else None,
+                random=random.random,
+                worker=worker.number,
+            )
+        except TooManyRestartsError as error:
+            log.error("worker.abandoned", number=worker.number)
+            self._events.on_given_up(error)
             return
+        self._deaths[worker.number] = restart.deaths
         self.restarts[worker.number] += 1
-        log.warning("worker.restart_scheduled", number=worker.number, delay_s=round(delay, 3))
-        self._loop.call_later(delay, self._fork_again, worker.number)
+        log.warning(
+            "worker.restart_scheduled", number=worker.number, delay_s=round(restart.delay, 3)
+        )
+        self._loop.call_later(restart.delay, self._fork_again, worker.number)
 
     def _fork_again(self, number: int) -> None:
         if not self._stopping:
             self._fork(number)
-
-    def _give_up(self, number: int) -> None:
-        log.error("worker.abandoned", number=number)
-        self._events.on_given_up(
-            TooManyRestartsError(
-                f"worker {number} died at boot again and again",
-                advice="The log's worker.exited lines have the signals and statuses.",
-            )
-        )

@@ -44,7 +44,8 @@ def _is_running(config: Config) -> bool:
 
 
 async def _ping(url: str, secret_key: str) -> None:
-    from td_worker.control_plane import ControlPlane, ControlPlaneError
+    from td_worker.control_plane import ControlPlane
+    from td_worker.errors import ControlPlaneError
 
     control_plane = ControlPlane(url, secret_key)
     try:

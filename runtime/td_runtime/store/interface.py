@@ -10,11 +10,11 @@ a dead worker changes nothing and is answered with False.
 """
 
 from asyncio import Future
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from td_runtime.store.records import Accepted, NewRun, Outcome, Run, RunError, Status
+from td_runtime.store.records import Accepted, NewRun, Outcome, Place, Run, RunError, Status
 
 __all__ = ["RunReader", "RunStore"]
 
@@ -81,6 +81,18 @@ class RunStore(RunReader, Protocol):
             capacity: How many runs the worker can take.
             owner: Who gets them; must differ for every worker process there ever was.
             pid: The worker process, for the record.
+            limits: How many more runs of each task may start. A task that is not named here is
+                not handed out.
+            now: Runs whose `run_at` is later than this stay.
+        """
+
+    def claim_places(
+        self, places: Sequence[Place], *, limits: Mapping[str, int], now: float
+    ) -> Future[list[Run]]:
+        """Hand out a run to each place, the longest ready first: each counts one attempt.
+
+        Args:
+            places: Where there is room; the first place gets the run that is ready longest.
             limits: How many more runs of each task may start. A task that is not named here is
                 not handed out.
             now: Runs whose `run_at` is later than this stay.

@@ -20,6 +20,7 @@ __all__ = [
     "Failed",
     "NewRun",
     "Outcome",
+    "Place",
     "Run",
     "RunError",
     "Status",
@@ -86,6 +87,15 @@ class Accepted(msgspec.Struct, frozen=True):
     id: str
     created: bool
     """False when a run with the same task and idempotency key was there already."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Room for one run in one worker."""
+
+    owner: str
+    """The worker; must differ for every worker process there ever was."""
+    pid: int
+    """Its process, for the record."""
 
 
 class RunError(msgspec.Struct, frozen=True, kw_only=True):

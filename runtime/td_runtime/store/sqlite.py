@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from asyncio import Future
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ import msgspec
 from td_runtime.store import sqlite_text as sql
 from td_runtime.store.errors import RunNotFoundError
 from td_runtime.store.group_commit import GroupCommit
-from td_runtime.store.records import Accepted, NewRun, Outcome, Run, RunError, Status
+from td_runtime.store.records import Accepted, NewRun, Outcome, Place, Run, RunError, Status
 from td_runtime.store.run_id import RunIds
 from td_runtime.store.sqlite_file import connect, connect_readonly, disconnect, translated
 
@@ -140,11 +140,18 @@ class SqliteRunStore(SqliteRunReader):
         self, capacity: int, *, owner: str, pid: int, limits: Mapping[str, int], now: float
     ) -> Future[list[Run]]:
         """Hand out up to `capacity` runs, the longest ready first: each counts one attempt."""
-        wanted = {task: min(limit, capacity) for task, limit in limits.items()}
+        return self.claim_places([Place(owner, pid)] * capacity, limits=limits, now=now)
+
+    def claim_places(
+        self, places: Sequence[Place], *, limits: Mapping[str, int], now: float
+    ) -> Future[list[Run]]:
+        """Hand out a run to each place, the longest ready first: each counts one attempt."""
+        wanted = {task: min(limit, len(places)) for task, limit in limits.items()}
 
         def change(connection: sqlite3.Connection) -> list[Run]:
-            seqs = _longest_ready(connection, wanted, capacity, now)
-            connection.executemany(sql.CLAIM, [(owner, pid, now, seq) for seq in seqs])
+            seqs = _longest_ready(connection, wanted, len(places), now)
+            taken = [(place.owner, place.pid, now, seq) for place, seq in zip(places, seqs, strict=False)]
+            connection.executemany(sql.CLAIM, taken)
 
             return _runs(connection, seqs)
 
