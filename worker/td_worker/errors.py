@@ -212,7 +212,7 @@ class StreamClosedError(StreamError):
 
 
 class ChunkNotEncodableError(StreamError, TypeError):
-    """A chunk that JSON cannot express: write plain data, dataclasses, msgspec or pydantic models."""
+    """A chunk that JSON cannot express: write plain data, dataclasses or pydantic models."""
 
 
 class ChatChunkTooLargeError(StreamError):

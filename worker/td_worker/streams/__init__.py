@@ -1,0 +1,195 @@
+"""
+Realtime streams, for async tasks. Plain `def` tasks: `from td_worker.sync import streams`.
+
+```python
+from td_worker import streams
+
+async with streams.writer("progress") as w:
+    await w.write({"done": 1})
+
+handle = streams.pipe("answer", model.stream(prompt))   # runs by itself
+await streams.append("log", "one record, acked")
+async for chunk in streams.read(run_id, "progress"):
+    ...
+```
+
+`target` says whose stream is meant: `self` (the default), `parent`, `root` (both fall back to the
+run itself) or any run id. A stream key must not contain a slash. Every record is
+`{"data": <chunk>, "id": ...}`, as the official SDK reads and writes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, overload
+
+from td_worker.streams.arguments import (
+    MISSING,
+    check_read,
+    check_source,
+    current_execution,
+    open_lane,
+    split_key,
+)
+from td_worker.streams.naming import DEFAULT_KEY, check_key
+from td_worker.streams.writer import Source, StreamHandle, Writer, start_pipe
+
+__all__ = [
+    "DefinedStream",
+    "Source",
+    "StreamHandle",
+    "Writer",
+    "append",
+    "define",
+    "pipe",
+    "read",
+    "writer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class DefinedStream:
+    """The calls of this module bound to one stream key; made by `define`."""
+
+    id: str
+
+    def pipe(self, source: Source, *, target: str | None = None) -> StreamHandle:
+        """See `streams.pipe`."""
+        return pipe(self.id, source, target=target)
+
+    def writer(self, *, target: str | None = None) -> Writer:
+        """See `streams.writer`."""
+        return writer(self.id, target=target)
+
+    async def append(self, value: object, *, target: str | None = None) -> int:
+        """See `streams.append`."""
+        return await append(self.id, value, target=target)
+
+    def read(
+        self, run_id: str, *, start_index: int | None = None, timeout: float | timedelta = 60
+    ) -> AsyncGenerator[Any, None]:
+        """See `streams.read`."""
+        return read(run_id, self.id, start_index=start_index, timeout=timeout)
+
+
+def define(id: str) -> DefinedStream:  # noqa: A002  the official SDK's word
+    """
+    Return the stream calls bound to the key `id`; may be called at import time.
+
+    Raises:
+        StreamKeyError: The id cannot name a stream.
+    """
+    return DefinedStream(check_key(id))
+
+
+@overload
+def pipe(source: Source, /, *, target: str | None = None) -> StreamHandle: ...
+@overload
+def pipe(key: str, source: Source, /, *, target: str | None = None) -> StreamHandle: ...
+
+
+def pipe(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> StreamHandle:
+    """
+    Stream all that `source` yields, from now on and by itself.
+
+    Needs no await; the end of the run waits for it.
+
+    Args:
+        first: The stream's key, `default` when left out.
+        second: An async iterable, or a plain one that does not block.
+        target: Whose stream.
+
+    Returns:
+        A handle to wait for the end or to abort.
+
+    Raises:
+        NotInTaskError: No task is running.
+        StreamKeyError: The key or the target cannot name a stream.
+    """
+    key, source = split_key(first, second, what="streams.pipe")
+    check_source(source, what="streams.pipe")
+
+    return start_pipe(open_lane(key, target), source)  # type: ignore[arg-type]  # per overload
+
+
+def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
+    """
+    Return a writer for one stream; use it with `async with`.
+
+    Raises:
+        NotInTaskError: No task is running.
+        StreamKeyError: The key or the target cannot name a stream.
+    """
+    return Writer(open_lane(key, target))
+
+
+@overload
+async def append(value: object, /, *, target: str | None = None) -> int: ...
+@overload
+async def append(key: str, value: object, /, *, target: str | None = None) -> int: ...
+
+
+async def append(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> int:
+    """
+    Write one record and wait until it is acked.
+
+    Args:
+        first: The stream's key, `default` when left out.
+        second: The chunk.
+        target: Whose stream.
+
+    Returns:
+        The record's sequence number.
+
+    Raises:
+        NotInTaskError: No task is running.
+        StreamError: The record was not taken, or was given up.
+    """
+    key, value = split_key(first, second, what="streams.append")
+    lane = open_lane(key, target)
+    one = Writer(lane)
+    await one.write(value)
+    await one.wait()
+    if lane.last_seq is None:
+        raise lane.refusal()
+
+    return lane.last_seq
+
+
+async def read(
+    run_id: str,
+    key: str = DEFAULT_KEY,
+    *,
+    start_index: int | None = None,
+    timeout: float | timedelta = 60,  # noqa: ASYNC109  silence that ends the stream
+) -> AsyncGenerator[Any, None]:
+    """
+    Yield the chunks of a run's stream, each once, in order, and follow it.
+
+    Reconnects by itself. Control records and records that hold no envelope are left out. Wrap it
+    into `contextlib.aclosing` to close its connection as soon as you stop early.
+
+    Args:
+        run_id: Whose stream; any run's.
+        key: Which stream.
+        start_index: The sequence number of the first record to return; None or 0 for all.
+        timeout: Ends after so much silence: 1 to 600 seconds, or a timedelta.
+
+    Raises:
+        NotInTaskError: No task is running.
+        StreamKeyError, ValueError: An argument is out of its bounds.
+        StreamReadError: The control plane refuses, for example since it does not know the run.
+    """
+    asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
+    chunks = current_execution().streams.read(
+        asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s
+    )
+    try:
+        while (batch := await asyncio.wrap_future(chunks.next())) is not None:
+            for chunk in batch:
+                yield chunk
+    finally:
+        chunks.close()
