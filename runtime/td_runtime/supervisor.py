@@ -180,6 +180,8 @@ class Supervisor:
         if await self._gateway_ready(stopped):
             self._state = "running"
             log.info("runtime.ready", control_plane=self._control_plane_url())
+            if self._owner_fd is not None:
+                os.write(self._owner_fd, b"ready\n")
             handing_out = self._loop.create_task(self._dispatcher.run(self._pool))
             handing_out.add_done_callback(self._hand_out_ended)
             await stopped

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from td_runtime import __version__
-from td_runtime.cli import check, env, start, status, trigger
+from td_runtime.cli import check, env, platform, run, start, status, streams, trigger
 from td_runtime.errors import ExitCode
 
 __all__ = ["app"]
@@ -40,6 +40,7 @@ def _options(
 
 
 app.command("start")(start.start)
+app.command("run")(run.run)
 
 app.command("trigger")(trigger.trigger)
 app.command("check")(check.check)
@@ -47,3 +48,5 @@ app.command("status")(status.status)
 app.command("env")(env.env)
 
 
+app.add_typer(streams.app, name="streams")
+app.add_typer(platform.app, name="platform")

@@ -9,13 +9,13 @@ from pathlib import Path
 from td_runtime.store.errors import RunNotFoundError
 from td_runtime.store.interface import RunReader, RunStore
 from td_runtime.store.records import (
+    READY,
     Accepted,
     Canceled,
     Completed,
     Crashed,
     Failed,
     NewRun,
-    READY,
     Outcome,
     Place,
     Run,
@@ -26,6 +26,7 @@ from td_runtime.store.records import (
 from td_runtime.store.sqlite import SqliteRunReader, SqliteRunStore
 
 __all__ = [
+    "READY",
     "Accepted",
     "Canceled",
     "Completed",
@@ -34,7 +35,6 @@ __all__ = [
     "NewRun",
     "Outcome",
     "Place",
-    "READY",
     "Run",
     "RunError",
     "RunNotFoundError",

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], T]
 
 _GATHER_S = 0.001  # the loop's clock ticks in milliseconds: this is at most 2 ms
-_BUDGET_S = 0.02  # a longer queue is cut into several commits, with the loop's turn in between
+_BUDGET_S = 0.02
 _SLOW_S = 0.1
 _BUSY_PAUSE_S = 0.01
 _BUSY_TIMEOUT_S = 5.0
@@ -87,18 +87,31 @@ class GroupCommit:
     Args:
         connection: In autocommit mode, with a busy time-out of zero.
         path: The file, for error messages.
+        pace: When to commit.
+        budget: After how many seconds of changes a long queue is cut, and the loop gets its turn
+            before the next commit.
+        slow: A commit that takes more seconds than this is logged.
         busy_timeout: For how many seconds a file that somebody else locked is tried again.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, *, busy_timeout: float = _BUSY_TIMEOUT_S
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        *,
+        pace: Pace | None = None,
+        budget: float = _BUDGET_S,
+        slow: float = _SLOW_S,
+        busy_timeout: float = _BUSY_TIMEOUT_S,
     ) -> None:
         self._connection = connection
         self._path = path
+        self._pace = pace or Pace()
+        self._budget = budget
+        self._slow = slow
         self._busy_timeout = busy_timeout
         self._busy_since: float | None = None
         self._queue: deque[_Pending] = deque()
-        self._pace = Pace()
         self._timer: asyncio.Handle | None = None
 
     def submit(self, change: Change[T]) -> Future[T]:
@@ -159,7 +172,7 @@ class GroupCommit:
         """Apply and commit as many changes as fit into the budget, at least one."""
         batch: list[_Pending] = []
         try:
-            while self._queue and (not batch or time.monotonic() - started < _BUDGET_S):
+            while self._queue and (not batch or time.monotonic() - started < self._budget):
                 batch.append(self._queue.popleft())
                 self._apply(batch[-1])
             self._connection.execute("COMMIT")
@@ -214,5 +227,5 @@ class GroupCommit:
             self._connection.execute("ROLLBACK")
 
     def _took(self, seconds: float, *, changes: int) -> None:
-        if seconds > _SLOW_S:
+        if seconds > self._slow:
             _log.warning("store.commit_slow", duration_ms=round(seconds * 1000), changes=changes)

@@ -150,7 +150,9 @@ class SqliteRunStore(SqliteRunReader):
 
         def change(connection: sqlite3.Connection) -> list[Run]:
             seqs = _longest_ready(connection, wanted, len(places), now)
-            taken = [(place.owner, place.pid, now, seq) for place, seq in zip(places, seqs, strict=False)]
+            taken = [
+                (place.owner, place.pid, now, seq) for place, seq in zip(places, seqs, strict=False)
+            ]
             connection.executemany(sql.CLAIM, taken)
 
             return _runs(connection, seqs)

@@ -94,7 +94,7 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
     Raises:
         StoreError: There is no run store, it cannot be opened, or it has a newer schema.
     """
-    if not path.exists():
+    if not path.is_file():
         raise StoreError(
             "there is no run store yet",
             where=str(path),

@@ -1,0 +1,178 @@
+"""The catalogue of log events: every name the three packages emit, and what it means.
+
+A test holds it against what the code emits and against `docs/reference/events.md`, whose table
+`render_table` writes. Names are constant, `noun.past_participle`; everything variable is a field.
+`python -m td_runtime.events` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+__all__ = ["CATALOGUE", "COMMON_FIELDS", "RUN_FIELDS", "Event", "Level", "render_table"]
+
+Level = Literal["debug", "info", "warning", "error"]
+
+#: Fields of every line.
+COMMON_FIELDS: Final = ("timestamp", "level", "event", "host", "pid", "worker")
+#: Further fields of every line inside a run.
+RUN_FIELDS: Final = ("run_id", "task", "attempt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One kind of log line."""
+
+    name: str
+    """`noun.past_participle`."""
+    level: Level
+    """The level it is usually emitted at."""
+    summary: str
+    """One sentence: what happened."""
+    fields: tuple[str, ...]
+    """What it carries beyond `COMMON_FIELDS`."""
+
+
+def _event(name: str, level: Level, summary: str, *fields: str) -> Event:
+    return Event(name=name, level=level, summary=summary, fields=fields)
+
+
+_EVENTS: Final = (
+    # the runtime
+    _event("runtime.started", "info", "The supervisor began to start.", "version", "config",
+           "data_dir", "workers", "concurrency", "control_plane", "tasks"),
+    _event("runtime.ready", "info", "Gateway and workers are up; runs are claimed.",
+           "control_plane"),
+    _event("runtime.stop_requested", "info", "A signal asked for a stop; a second one hurries it.",
+           "signal", "count"),
+    _event("runtime.drain_requested", "info",
+           "No more runs are claimed; running ones get the drain time-out.", "drain_timeout_s"),
+    _event("runtime.stopped", "info", "Everything has ended."),
+    _event("runtime.failed", "error", "The supervisor gives up; the exit code says why.",
+           "error_type", "error_message"),
+    _event("task.registered", "info", "An entrypoint was imported and can be triggered.", "task",
+           "entrypoint"),
+    _event("task.printed", "info", "Task code or a subprocess of it printed a line.", "stream",
+           "text"),
+    _event("log.dropped", "warning", "Log lines were dropped here because nobody took them.",
+           "count"),
+    # workers
+    _event("worker.started", "info", "A worker process was forked.", "number", "worker_pid"),
+    _event("worker.booted", "info", "A worker is ready for runs.", "number", "worker_pid"),
+    _event("worker.boot_failed", "error", "A worker could not get ready.", "error_message"),
+    _event("worker.exited", "warning", "A worker process ended; `info` if it was asked to.",
+           "number", "worker_pid", "status", "signal", "runs"),
+    _event("worker.restart_scheduled", "warning", "A dead worker is replaced after a delay.",
+           "number", "delay_s"),
+    _event("worker.abandoned", "error", "A worker kept dying and is not replaced any more.",
+           "number"),
+    _event("worker.protocol_broken", "error", "A worker sent what no worker sends, and is killed.",
+           "number", "error_message"),
+    # the gateway
+    _event("gateway.started", "info", "The gateway process was started.", "gateway_pid", "address"),
+    _event("gateway.ready", "info", "The gateway answers HTTP.", "gateway_pid", "port"),
+    _event("gateway.exited", "error", "The gateway process ended; `info` if it was asked to.",
+           "status"),
+    _event("gateway.restart_scheduled", "warning", "The gateway is started again after a delay.",
+           "delay_s"),
+    _event("gateway.stopped", "info", "The gateway has finished its requests.", "is_clean"),
+    _event("gateway.failed", "error", "The gateway could not start, or broke.", "error"),
+    # runs
+    _event("run.accepted", "info", "A run was committed to the run store.", "run_id", "task",
+           "parent_id"),
+    _event("run.started", "info", "A worker began an attempt."),
+    _event("run.waiting", "info", "A run waits for its children and freed its place.", "run_id",
+           "task", "attempt"),
+    _event("run.resumed", "info", "A run's children are done and it has a place again.", "run_id",
+           "task", "attempt"),
+    _event("run.completed", "info", "A run's output was committed.", "run_id", "task", "attempt",
+           "records_lost"),
+    _event("run.failed", "warning", "A run failed for good.", "run_id", "task", "attempt",
+           "error_type", "error_message"),
+    _event("run.retried", "warning", "An attempt failed; another one follows.", "run_id", "task",
+           "attempt", "delay_s", "error_type", "error_message"),
+    _event("run.requeued", "info", "A run goes back to the queue through no fault of its own.",
+           "run_id", "task", "attempt", "error_message"),
+    _event("run.crashed", "warning", "A run's worker died under it too often.", "run_id", "task",
+           "attempt", "error_message"),
+    _event("run.timed_out", "warning", "A run took longer than its `max_duration`.", "run_id",
+           "task", "attempt", "error_message"),
+    _event("run.canceled", "warning", "A run was cancelled.", "run_id", "task", "attempt"),
+    _event("run.result_dropped", "warning",
+           "An attempt reported an outcome after somebody else had been given the run.", "run_id",
+           "attempt"),
+    _event("attempt.ended", "debug", "A worker finished an attempt and its streams.", "status",
+           "records_lost"),
+    _event("store.commit_slow", "warning", "The disk took long to commit to the run store.",
+           "duration_ms", "changes"),
+    # credentials
+    _event("credential.minted", "info", "A PUT gave a new credential.", "slot", "credential_id",
+           "seconds"),
+    _event("credential.shared", "debug", "A credential another process minted was taken over.",
+           "slot", "credential_id"),
+    _event("credential.evicted", "info", "The current credential of a slot was removed.", "slot",
+           "credential_id", "reason"),
+    _event("credential.eviction_refused", "info",
+           "A late failure named a credential that is no longer current; nothing was removed.",
+           "slot", "credential_id", "reason"),
+    _event("credential.refreshed", "info", "A credential was replaced ahead of its end.", "slot",
+           "credential_id"),
+    _event("credential.remint_unchanged", "error", "A PUT returned the token just refused.",
+           "slot"),
+    _event("credential.mint_failed", "warning", "A PUT failed; whoever waited got the error.",
+           "slot", "error", "status", "retryable", "failures", "retry_in"),
+    _event("credential.mint_backed_off", "debug",
+           "No PUT was tried, for the last ones of this slot failed.", "slot", "seconds"),
+    _event("credential.row_refused", "warning",
+           "A foreign, forged or corrupt row of the shared cache was ignored.", "slot", "reason"),
+    _event("credential.reset", "info", "Every credential of this API key was dropped."),
+    _event("cache.degraded", "warning",
+           "The shared cache cannot be used; credentials are kept in this process alone.", "slot",
+           "reason"),
+    _event("cache.restored", "info", "The shared cache can be used again.", "slot"),
+    _event("lock.timed_out", "warning", "Another process held a slot's lock beyond its bound.",
+           "slot", "seconds"),
+    # notices
+    _event("notice.relayed", "info", "A worker's eviction was told to the other workers.", "slot",
+           "credential_id", "sender_worker", "receivers"),
+    _event("notice.received", "info", "Another worker's eviction reached this one.", "slot",
+           "credential_id", "reason", "sender_pid", "dropped"),
+    _event("notice.dropped", "warning", "Workers were too far behind to be told of an eviction.",
+           "slot", "credential_id", "workers"),
+    # streams
+    _event("stream.credential_renewed", "info",
+           "Records that were refused are sent again with a new credential.", "slot",
+           "credential_id"),
+    _event("stream.append_retried", "warning", "A batch could not be appended and is tried again.",
+           "slot", "retry", "delay_s", "reason"),
+    _event("stream.write_failed", "error", "Records were given up; their writers get the error.",
+           "slot", "writers", "records", "reason"),
+    _event("stream.eviction_failed", "warning", "A refused credential could not be evicted.",
+           "slot", "reason"),
+    _event("stream.read_retried", "info", "A reader lost its connection and takes it up again.",
+           "retry", "delay_s", "reason"),
+    _event("stream.drained", "debug", "The streams a run did not wait for are on disk.", "streams",
+           "records_lost"),
+    _event("stream.records_lost", "error", "A run ended without some records it had written.",
+           "records"),
+)  # fmt: skip
+
+#: Every event by name.
+CATALOGUE: Final[Mapping[str, Event]] = MappingProxyType({event.name: event for event in _EVENTS})
+
+
+def render_table() -> str:
+    """The table of `docs/reference/events.md`, in Markdown."""
+    lines = ["| event | level | what happened | fields |", "|---|---|---|---|"]
+    for event in sorted(CATALOGUE.values(), key=lambda event: event.name):
+        fields = ", ".join(f"`{name}`" for name in event.fields)
+        lines.append(f"| `{event.name}` | {event.level} | {event.summary} | {fields} |")
+
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(render_table(), end="")
