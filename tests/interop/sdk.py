@@ -9,7 +9,9 @@ from typing import Any
 
 from tests.interop.node import HERE, Node
 
-PATIENCE_S = 60
+SILENCE_S = 30
+"""After so long the server ends a stream that should go on and does not."""
+PATIENCE_S = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +30,10 @@ class Sdk:
             key: the stream's key.
             options: what the SDK takes (`startIndex`, `timeoutInSeconds`), and `limit`.
         """
-        lines = self._run("read.mjs", run_id, key, json.dumps(options)).splitlines()
-        return [json.loads(line) for line in lines]
+        asked = json.dumps({"timeoutInSeconds": SILENCE_S} | options)
+        printed = self._run("read.mjs", run_id, key, asked)
+        # str.splitlines would also split at U+2028, which JSON may hold as it is.
+        return [json.loads(line) for line in printed.split("\n") if line]
 
     def append(self, run_id: str, key: str, *parts: str) -> None:
         """Send each part with `streams.append`, one after the other."""

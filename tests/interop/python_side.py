@@ -1,0 +1,101 @@
+"""What a task has in its worker process, without a worker: the Python half of these tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from td_sharedcache import CredentialCache
+from td_worker import streams
+from td_worker.context import AttemptInfo, Execution, RunInfo, TaskInfo, executing
+from td_worker.control_plane import ControlPlane
+from td_worker.stream_store import StreamStore
+from td_worker.streams.client import StreamClient
+from tests.gateway_process import GatewayProcess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonTask:
+    """A task of one run; its methods are what its code would do."""
+
+    execution: Execution
+
+    @property
+    def run_id(self) -> str:
+        """The run that the task belongs to."""
+        return self.execution.run.id
+
+    async def write(self, key: str, chunks: Iterable[Any]) -> None:
+        """Write the chunks to a stream of the task's own run; they are durable on return."""
+        with executing(self.execution):
+            async with streams.writer(key) as writer:
+                for chunk in chunks:
+                    await writer.write(chunk)
+
+    async def read(self, key: str, count: int) -> list[Any]:
+        """Return the first `count` chunks of a stream of the task's own run, waiting for them."""
+        chunks: list[Any] = []
+        with executing(self.execution):
+            async with aclosing(streams.read(self.run_id, key)) as reader:
+                async for chunk in reader:
+                    chunks.append(chunk)
+                    if len(chunks) == count:
+                        break
+
+        return chunks
+
+
+@contextmanager
+def python_task(gateway: GatewayProcess, run_id: str, credentials: Path) -> Iterator[PythonTask]:
+    """Yield a task of a run that the gateway knows."""
+    gateway.add_run(run_id)
+    with _runtime_thread() as loop, _client(loop, gateway, credentials) as client:
+        execution = Execution(
+            run=RunInfo(id=run_id),
+            attempt=AttemptInfo(number=1),
+            task=TaskInfo(id="interop"),
+            streams=client,
+        )
+        yield PythonTask(execution=execution)
+
+
+@contextmanager
+def _runtime_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """Run a second loop, as a worker process does, and stop it at the end."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def _client(
+    loop: asyncio.AbstractEventLoop, gateway: GatewayProcess, credentials: Path
+) -> Iterator[StreamClient]:
+    control_plane = ControlPlane(gateway.url, gateway.secret_key)
+    cache = CredentialCache(
+        credentials, origin=gateway.url, api_key=gateway.secret_key, minter=control_plane
+    )
+    store = StreamStore()
+    client = StreamClient(loop, cache=cache, store=store, control_plane=control_plane)
+
+    async def close() -> None:
+        await client.close()
+        await store.close()
+        await control_plane.close()
+
+    try:
+        yield client
+    finally:
+        asyncio.run_coroutine_threadsafe(close(), loop).result()
+        cache.close()
