@@ -154,7 +154,7 @@ _EVENTS: Final = (
            "slot", "reason"),
     _event("stream.read_retried", "info", "A reader lost its connection and takes it up again.",
            "retry", "delay_s", "reason"),
-    _event("stream.drained", "debug", "The streams a run did not wait for are on disk.", "streams",
+    _event("stream.drained", "debug", "The streams a run had not waited for were drained.", "streams",
            "records_lost"),
     _event("stream.records_lost", "error", "A run ended without some records it had written.",
            "records"),

@@ -42,7 +42,7 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "limits": LimitsConfig,
 }
 _VARIABLE: Final = "TD_RUNTIME_"
-_SECRET_NAME: Final = re.compile(r"secret|token|password|key", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(r"secret|token|password|key|^control_plane$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +314,14 @@ def _suggest(name: str, known: list[str], at: str = "") -> str:
 
 
 def _show_unknown(name: str, value: object) -> str:
-    """The value of a key without a rule; masked if its name looks like a secret's."""
-    if _SECRET_NAME.search(name) and not isinstance(value, bool | int | float):
-        return '"***"'
+    """The value of a key without a rule; what is named like a secret is masked."""
+    return Rule[Any]().show(_mask(name, value))
 
-    return Rule[Any]().show(value)
+
+def _mask(name: str, value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _mask(key, item) for key, item in value.items()}
+    if _SECRET_NAME.search(name) and isinstance(value, str | list):
+        return "***"
+
+    return value

@@ -124,7 +124,9 @@ class SecretKey(Rule[Secret]):
 
     def show(self, value: object) -> str:
         # A reference is shown, for it says where to look; the secret itself is not.
-        return Rule.show(self, value) if isinstance(value, dict) else '"***"'
+        is_reference = isinstance(value, dict) and value.keys() <= {"env", "file"}
+
+        return Rule.show(self, value) if is_reference else '"***"'
 
 
 def _split_url(value: object) -> SplitResult | None:
