@@ -3,9 +3,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from td_runtime.store import NewRun, Status
+from td_runtime.store import NewRun, Place, Status
 from td_runtime.store.sqlite import _longest_ready
-from tests.unit.runtime.store.helpers import BOOM, accept, claim, claimed, reload
+from tests.unit.runtime.store.helpers import BOOM, FAR, accept, claim, claimed, reload
 
 
 class Steps:
@@ -69,6 +69,19 @@ async def test_capacity_and_limits_hold(store):
     assert await claim(store, 0, a=5) == []
     assert await claim(store, 5, a=0, b=-1) == []
     assert [ids[1], ids[2], ids[5]] == [run.id for run in await claim(store, a=5, b=5, c=5)]
+
+
+async def test_runs_are_spread_over_places(store):
+    """Each place gets one run, in the order of the places; those left over stay empty."""
+    ids = await accept(store, "a", "a", "b")
+    places = [Place("w1", 1), Place("w2", 2), Place("w1", 1), Place("w3", 3)]
+
+    runs = await store.claim_places(places, limits={"a": 5, "b": 5}, now=FAR)
+
+    assert [(ids[0], "w1", 1), (ids[1], "w2", 2), (ids[2], "w1", 1)] == [
+        (run.id, run.owner, run.pid) for run in runs
+    ]
+    assert await store.claim_places([], limits={"a": 5}, now=FAR) == []
 
 
 async def test_a_task_that_is_not_named_stays(store):
