@@ -28,6 +28,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, overload
 
+from td_worker.context import refuse_on_event_loop
 from td_worker.errors import StreamClosedError
 from td_worker.streams.arguments import (
     MISSING,
@@ -229,8 +230,11 @@ def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
 
     Raises:
         NotInTaskError: No task is running.
+        BlockingCallError: An event loop runs in this thread: use `td_worker.streams` there.
         StreamKeyError: The key or the target cannot name a stream.
     """
+    refuse_on_event_loop("streams.writer")
+
     return Writer(open_lane(key, target))
 
 
@@ -254,8 +258,10 @@ def append(first: Any, second: Any = MISSING, /, *, target: str | None = None) -
 
     Raises:
         NotInTaskError: No task is running.
+        BlockingCallError: An event loop runs in this thread: use `td_worker.streams` there.
         StreamError: The record was not taken, or was given up.
     """
+    refuse_on_event_loop("streams.append")
     key, value = split_key(first, second, what="streams.append")
     lane = open_lane(key, target)
     one = Writer(lane)
@@ -288,9 +294,11 @@ def read(
 
     Raises:
         NotInTaskError: No task is running.
+        BlockingCallError: An event loop runs in this thread: use `td_worker.streams` there.
         StreamKeyError, ValueError: An argument is out of its bounds.
         StreamReadError: The control plane refuses, for example since it does not know the run.
     """
+    refuse_on_event_loop("streams.read")
     asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
     chunks = current_execution().streams.read(
         asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s

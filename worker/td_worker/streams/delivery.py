@@ -40,7 +40,9 @@ class Credentials(Protocol):
         """Return a credential, minted if need be."""
         ...
 
-    async def evict(self, slot: Slot, credential_id: str, *, reason: str) -> bool:
+    async def evict(
+        self, slot: Slot, credential_id: str, *, reason: str, refused: bool = False
+    ) -> bool:
         """Remove the slot's credential if it is still that one."""
         ...
 
@@ -130,7 +132,7 @@ class Delivery:
         trouble.refused_at = trouble.refused_at or time.time()
         trouble.refusals += 1
         await self._credentials.evict(
-            self._slot, refused.id, reason=f"append was answered {error.status}"
+            self._slot, refused.id, reason=f"append was answered {error.status}", refused=True
         )
 
     async def _back_off(self, error: StreamStoreError | CacheError, trouble: _Trouble) -> None:
