@@ -28,18 +28,23 @@ class RunReader(Protocol):
 
     async def get(self, run_id: str) -> Run | None:
         """Return a run, None if there is none with that id."""
+        ...
 
     async def get_many(self, run_ids: Iterable[str]) -> list[Run]:
         """Return the runs with these ids in the order asked for; unknown ids are left out."""
+        ...
 
     async def tree(self, root_id: str) -> list[Run]:
         """Return a root run and everything below it, in the order of acceptance."""
+        ...
 
     async def counts(self) -> dict[Status, int]:
         """Return how many runs there are in each status, zeros included."""
+        ...
 
     async def close(self) -> None:
         """Let go of the database; a second call does nothing."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -69,6 +74,7 @@ class RunStore(RunReader, Protocol):
         Raises:
             RunNotFoundError: A parent is not in the store.
         """
+        ...
 
     # -- hand-out
 
@@ -85,6 +91,7 @@ class RunStore(RunReader, Protocol):
                 not handed out.
             now: Runs whose `run_at` is later than this stay.
         """
+        ...
 
     def claim_places(
         self, places: Sequence[Place], *, limits: Mapping[str, int], now: float
@@ -97,6 +104,7 @@ class RunStore(RunReader, Protocol):
                 not handed out.
             now: Runs whose `run_at` is later than this stay.
         """
+        ...
 
     async def next_ready_at(self, after: float) -> float | None:
         """Return the earliest `run_at` later than `after`, None if nothing is waiting for one.
@@ -104,17 +112,21 @@ class RunStore(RunReader, Protocol):
         With the `now` of the last claim as `after` no run is missed: whatever was due at that
         moment that claim has seen.
         """
+        ...
 
     async def unfinished(self) -> int:
         """Return how many runs have no outcome yet."""
+        ...
 
     # -- while a worker has the run (all fenced)
 
     def wait(self, run_id: str, attempt: int, owner: str) -> Future[bool]:
         """EXECUTING → WAITING: the run waits for its children and frees its place."""
+        ...
 
     def resume(self, run_id: str, attempt: int, owner: str) -> Future[bool]:
         """WAITING → EXECUTING: the run takes a place again."""
+        ...
 
     # -- the end of an attempt (all fenced)
 
@@ -122,6 +134,7 @@ class RunStore(RunReader, Protocol):
         self, run_id: str, attempt: int, owner: str, outcome: Outcome, *, records_lost: int = 0
     ) -> Future[bool]:
         """Record the outcome, once: False is a late result, and changed nothing."""
+        ...
 
     def retry(
         self,
@@ -143,6 +156,7 @@ class RunStore(RunReader, Protocol):
             error: Why this one failed.
             crashed: The attempt took its worker down; it counts as a crash, too.
         """
+        ...
 
     def requeue(
         self, run_id: str, attempt: int, owner: str, *, excused: bool, crashed: bool = False
@@ -156,6 +170,7 @@ class RunStore(RunReader, Protocol):
             excused: The attempt does not count (drain, reload, a neighbour's crash).
             crashed: The attempt took its worker down.
         """
+        ...
 
     # -- the end of a worker, or of a supervisor
 
@@ -164,6 +179,7 @@ class RunStore(RunReader, Protocol):
 
         The run `blamed` counts the attempt and a crash; all others are excused.
         """
+        ...
 
     def requeue_unfinished(self) -> Future[list[Run]]:
         """Requeue, excused, every run that any worker had, and return them as they are now.
@@ -171,3 +187,4 @@ class RunStore(RunReader, Protocol):
         For a supervisor that starts. Its caller holds `workers.lock` exclusively: no worker of an
         earlier supervisor lives.
         """
+        ...

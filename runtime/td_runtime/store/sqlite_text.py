@@ -185,7 +185,9 @@ SELECT_TREE = f"""
 {_SELECT} WHERE id = ?1 OR (root_id = ?1 AND parent_id IS NOT NULL) ORDER BY seq
 """
 COUNTS = f"""
-SELECT status, count(*) FROM runs INDEXED BY runs_ready WHERE {_READY} GROUP BY status
+SELECT 'QUEUED', count(*) FROM runs INDEXED BY runs_ready WHERE {_READY} AND status = 'QUEUED'
+UNION ALL
+SELECT status, count(*) FROM runs INDEXED BY runs_later WHERE {_LATER} GROUP BY status
 UNION ALL
 SELECT status, count(*) FROM runs INDEXED BY runs_in_hand WHERE {_IN_HAND} GROUP BY status
 UNION ALL
