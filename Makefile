@@ -29,7 +29,7 @@ suites: $(VENV)/.node
 	@$(BIN)/python -m pytest -q $(SUITES)
 
 lint: $(VENV)/.dev ## ruff, mypy, basedpyright, import-linter
-	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff check --quiet --output-format=concise
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/basedpyright

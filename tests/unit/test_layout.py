@@ -97,3 +97,25 @@ def test_no_pin_names_a_registry() -> None:
 
     assert re.findall(r"://|@ file", pins) == []
     assert '"resolved"' not in lock
+
+
+def _links(document: Path) -> set[Path]:
+    """Return the files of this project that a document links to."""
+    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text("utf-8"))
+    return {(document.parent / target).resolve() for target in targets if "://" not in target}
+
+
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link in a document leads to a file or folder that exists."""
+    assert [link for link in _links(document) if not link.exists()] == []
+
+
+def test_the_index_lists_every_page() -> None:
+    """Each page under docs/ is linked from docs/README.md, so that it can be found."""
+    index = ROOT / "docs" / "README.md"
+
+    assert set((ROOT / "docs").rglob("*.md")) - _links(index) - {index} == set()
