@@ -154,8 +154,8 @@ _EVENTS: Final = (
            "slot", "reason"),
     _event("stream.read_retried", "info", "A reader lost its connection and takes it up again.",
            "retry", "delay_s", "reason"),
-    _event("stream.drained", "debug", "The streams a run had not waited for were drained.", "streams",
-           "records_lost"),
+    _event("stream.drained", "debug", "The streams a run had not waited for were drained.",
+           "streams", "records_lost"),
     _event("stream.records_lost", "error", "A run ended without some records it had written.",
            "records"),
 )  # fmt: skip

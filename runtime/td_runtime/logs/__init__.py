@@ -28,8 +28,8 @@ import structlog
 from structlog.contextvars import get_contextvars
 from structlog.typing import EventDict, WrappedLogger
 
+from td_runtime.logs.masking import redact, register_secret
 from td_runtime.logs.printed import CapturedOutput, LineStream, StreamName
-from td_runtime.logs.redact import redact, register_secret
 from td_runtime.logs.render import Format, Renderer
 from td_runtime.logs.sender import Sender, make_sender
 from td_runtime.logs.values import describe_exception, read_exc_info
@@ -225,19 +225,14 @@ class _StdlibHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record."""
-        try:
-            fields = self._read(record)
-            line = _process.renderer.render(_stdlib_level(record.levelno), fields)
-        except Exception:  # noqa: BLE001  as in stdlib logging, a bad format string ends no task
-            self.handleError(record)
-            return
+        line = _process.renderer.render(_stdlib_level(record.levelno), self._read(record))
         _process.sender.send(line)
 
     def _read(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: dict[str, Any] = {
             **get_contextvars(),
             **_extra(record),
-            "event": record.getMessage(),
+            **_message(record),
             "logger": record.name,
         }
         info = read_exc_info(record.exc_info)
@@ -250,6 +245,14 @@ class _StdlibHandler(logging.Handler):
 _RECORD_FIELDS: Final = frozenset(
     {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 )
+
+
+def _message(record: logging.LogRecord) -> dict[str, Any]:
+    """The formatted message; if its format string is wrong, what there is of it."""
+    try:
+        return {"event": record.getMessage()}
+    except Exception as error:  # noqa: BLE001  a bad log call must not end the task that made it
+        return {"event": str(record.msg), "args": record.args, "format_error": str(error)}
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 import structlog
 
-from td_runtime.logs.redact import MASK, is_sensitive, redact
+from td_runtime.logs.masking import MASK, is_sensitive, redact
 from td_runtime.logs.values import cut, plain
 
 __all__ = ["Format", "Renderer"]

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Final
 from uuid import UUID
 
-from td_runtime.logs.redact import MASK, is_sensitive, redact
+from td_runtime.logs.masking import MASK, is_sensitive, redact
 
 __all__ = ["ExcInfo", "cut", "describe_exception", "plain", "read_exc_info"]
 
