@@ -345,7 +345,8 @@ def check_key(secret_key: str) -> Secret:
 def _common_headers(secret_key: str) -> dict[str, str]:
     return {
         "content-type": "application/json",
-        "authorization": f"Bearer {secret_key}",
+        # Masked wherever headers are only looked at, such as a traceback with its locals.
+        "authorization": Secret(f"Bearer {secret_key}"),
         "trigger-version": _own_version(),
         "x-trigger-source": "sdk",
         "x-trigger-worker": "true",

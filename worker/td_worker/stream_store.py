@@ -21,7 +21,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from td_sharedcache.credential import Credential
+from td_sharedcache.credential import Credential, Secret
 from td_worker.errors import (
     StreamStoreAuthError,
     StreamStoreBusyError,
@@ -199,7 +199,7 @@ def _error_body(answer: bytes) -> _ErrorBody:
 
 def _headers(credential: Credential) -> dict[str, str]:
     return {
-        "authorization": f"Bearer {credential.access_token}",
+        "authorization": Secret(f"Bearer {credential.access_token}"),
         "content-type": "application/json",
         "accept": "application/json",
         "s2-basin": credential.basin,
