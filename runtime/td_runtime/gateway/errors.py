@@ -5,6 +5,7 @@
     GatewayError
     ├── SettingsError               the supervisor's settings do not fit
     ├── StoreOpenError              platform.db cannot be opened (exit code 6)
+    ├── PortUnavailableError        nothing can listen on the port
     ├── StoreUnavailableError       a write could not be committed; nothing of it was stored
     ├── RequestError                the caller's fault, before anything was stored
     │   ├── BodyTooLargeError
@@ -39,6 +40,23 @@ class SettingsError(GatewayError):
 
 class StoreOpenError(GatewayError):
     """The store cannot be opened: check that the data folder is writable and not full."""
+
+
+class PortUnavailableError(GatewayError):
+    """The port cannot be listened on.
+
+    Attributes:
+        host: The interface asked for.
+        port: The port.
+    """
+
+    def __init__(self, *, host: str, port: int, reason: str) -> None:
+        super().__init__(
+            f"cannot listen on {host}:{port}: {reason}; end the process that has it or configure"
+            " another port"
+        )
+        self.host = host
+        self.port = port
 
 
 class StoreUnavailableError(GatewayError):

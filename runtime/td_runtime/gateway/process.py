@@ -11,21 +11,18 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from granian.constants import Interfaces
-from granian.server.embed import Server
-
 from td_runtime.errors import ExitCode
 from td_runtime.gateway.app import build_app
 from td_runtime.gateway.errors import GatewayError, StoreOpenError
 from td_runtime.gateway.guard import Guard
 from td_runtime.gateway.journal import Journal
 from td_runtime.gateway.platform import Platform
+from td_runtime.gateway.server import GatewayServer
 from td_runtime.gateway.settings import Settings, parse_settings
 
 STOP_S: Final = 2.0  # for requests in flight, when asked to stop
 ORPHAN_STOP_S: Final = 0.7  # the same, when the supervisor is gone
 EXPIRE_INTERVAL_S: Final = 3600.0
-CONNECTIONS_MAX: Final = 8192  # each open read holds one
 SWITCH_INTERVAL_S: Final = 0.001
 PR_SET_PDEATHSIG: Final = 1
 
@@ -47,8 +44,11 @@ def main() -> int:
     except StoreOpenError as error:
         journal.write("error", "gateway.failed", error=str(error))
         return ExitCode.STORE
+    except GatewayError as error:
+        journal.write("error", "gateway.failed", error=str(error))
+        return ExitCode.FAILED
     except Exception as error:  # noqa: BLE001  the last resort: say it, and exit with a code
-        journal.write("error", "gateway.failed", error=f"{type(error).__name__}: {error}")
+        journal.write("error", "gateway.failed", error=repr(error), exc_info=error)
         return ExitCode.FAILED
 
 
@@ -67,7 +67,7 @@ class Gateway:
 
         Raises:
             StoreOpenError: The platform's file cannot be opened.
-            RuntimeError: The port cannot be bound.
+            PortUnavailableError: The port cannot be listened on.
         """
         self._listen_for_end()
         platform = Platform.open(self._settings.data_dir)
@@ -82,10 +82,12 @@ class Gateway:
         serving = asyncio.create_task(server.serve())
         await self._say_ready(serving)
         chores = asyncio.create_task(self._do_chores(platform))
-        await _wait_either(serving, self._stop.wait())
+        await _wait_first(serving, chores, self._stop.wait())
+        if chores.done():  # it ends by an error alone: logs that cannot be written, say
+            chores.result()
         chores.cancel()
         platform.stop()
-        server.stop()  # type: ignore[no-untyped-call]
+        server.end()
         is_clean = await self._finish(serving)
         self._journal.write("info", "gateway.stopped", is_clean=is_clean)
         if not is_clean:
@@ -93,27 +95,19 @@ class Gateway:
 
         return ExitCode.OK if self._stop.is_set() else ExitCode.FAILED
 
-    def _make_server(self, application: Guard) -> Server:
-        server = Server(
-            application,
-            address=self._settings.host,
-            port=self._settings.port,
-            interface=Interfaces.ASGINL,
-            backlog=1024,
-            backpressure=CONNECTIONS_MAX,
-            websockets=False,
-            log_enabled=False,
-        )
+    def _make_server(self, application: Guard) -> GatewayServer:
+        server = GatewayServer(application, host=self._settings.host, port=self._settings.port)
         server.on_startup(self._bound.set)
 
         return server
 
     async def _say_ready(self, serving: asyncio.Task[None]) -> None:
-        await _wait_either(serving, self._bound.wait())
+        await _wait_first(serving, self._bound.wait())
         if serving.done():
             serving.result()
         await _ask_health(self._settings)
-        os.write(self._settings.control_fd, b"READY\n")
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; its end says so too
+            os.write(self._settings.control_fd, b"READY\n")
 
     async def _do_chores(self, platform: Platform) -> None:
         loop = asyncio.get_running_loop()
@@ -156,10 +150,13 @@ def _leave_terminal() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def _wait_either(task: asyncio.Task[None], waiting: Coroutine[Any, Any, object]) -> None:
-    other = asyncio.create_task(waiting)
-    await asyncio.wait({task, other}, return_when=asyncio.FIRST_COMPLETED)
-    other.cancel()
+async def _wait_first(*awaited: asyncio.Task[None] | Coroutine[Any, Any, object]) -> None:
+    """Return when the first is done; tasks that were given go on, coroutines are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in awaited]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for one, task in zip(awaited, tasks, strict=True):
+        if one is not task:
+            task.cancel()
 
 
 async def _ask_health(settings: Settings) -> None:

@@ -113,6 +113,8 @@ class StreamStore:
             raise TokenRefusedError("the access token is missing")
         route = _ROUTE.fullmatch(exchange.raw_path.removeprefix(PREFIX))
         if route is None or not exchange.raw_path.startswith(PREFIX):
+            if not exchange.has_key(self._secret_key):
+                self._tokens.identify(exchange.bearer)
             return Reply(404)
         name = unquote(route["name"])
         if route["tail"] is not None:

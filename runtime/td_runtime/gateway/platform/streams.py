@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -33,7 +34,8 @@ from td_runtime.gateway.platform.storage import Storage
 T = TypeVar("T")
 
 STATES_KEPT: Final = 10_000
-EXPIRE_STEP: Final = 200
+EXPIRE_STEP: Final = 200  # batches a transaction: others wait for it
+IDLE_STEP: Final = 5_000  # streams looked at in one transaction
 NAME_BYTES_MAX: Final = 512
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -157,15 +159,25 @@ class Sequencer:
 
         return sum(count for _, count in old)
 
-    def forget_idle(self, connection: sqlite3.Connection, *, before_ms: int) -> None:
-        """Delete streams that hold nothing and have not changed since a time."""
+    def forget_idle(
+        self, connection: sqlite3.Connection, *, before_ms: int, first_id: int
+    ) -> int | None:
+        """Delete streams that hold nothing and have not changed since a time, one step's worth.
+
+        Returns:
+            The id to go on with, None when all were looked at.
+        """
         self.flush(connection)
         self._states.clear()
         connection.execute(
-            "DELETE FROM streams WHERE changed_at < ? AND NOT EXISTS"
+            "DELETE FROM streams WHERE id >= ? AND id < ? AND changed_at < ? AND NOT EXISTS"
             " (SELECT 1 FROM batches WHERE stream_id = streams.id)",
-            (before_ms,),
+            (first_id, first_id + IDLE_STEP, before_ms),
         )
+        (last_id,) = connection.execute("SELECT coalesce(max(id), 0) FROM streams").fetchone()
+        following = first_id + IDLE_STEP
+
+        return following if following <= last_id else None
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write the pending batches and the changed states."""
@@ -341,9 +353,10 @@ class Streams:
             lambda connection: self._sequencer.expire(connection, before_ms=before_ms)
         ):
             total += step
-        await self._storage.write(
-            lambda connection: self._sequencer.forget_idle(connection, before_ms=before_ms)
-        )
+        first_id: int | None = 0
+        while first_id is not None:
+            forget = partial(self._sequencer.forget_idle, before_ms=before_ms, first_id=first_id)
+            first_id = await self._storage.write(forget)
 
         return total
 

@@ -69,6 +69,18 @@ class Tokens:
             TokenRefusedError: It is unknown, expired or revoked.
             PermissionDeniedError: It is for another stream.
         """
+        rights = self.identify(token)
+        if rights.stream != stream:
+            raise PermissionDeniedError(f"the access token is not for stream `{stream}`")
+
+        return rights
+
+    def identify(self, token: str) -> Token:
+        """The token's rights, whatever they are.
+
+        Raises:
+            TokenRefusedError: It is unknown, expired or revoked.
+        """
         rights = self._look_up(_hash(token))
         if rights is None:
             raise TokenRefusedError("the access token is not known")
@@ -76,8 +88,6 @@ class Tokens:
             raise TokenRefusedError("the access token was revoked")
         if rights.expires_at <= time.time():
             raise TokenRefusedError("the access token has expired")
-        if rights.stream != stream:
-            raise PermissionDeniedError(f"the access token is not for stream `{stream}`")
 
         return rights
 
