@@ -8,15 +8,18 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from td_runtime.config.decode import Decoder
 from td_runtime.config.model import Config
+from td_runtime.data_dir import DataDir
 from td_runtime.errors import ConfigError
 
 __all__ = ["DEFAULT_NAME", "find_config", "load_config"]
 
 #: The file that is looked for in the working folder.
 DEFAULT_NAME: Final = "td-runtime.toml"
+_TRIGGER: Final = frozenset({"TRIGGER_API_URL", "TRIGGER_SECRET_KEY"})
 _TOML_PLACE: Final = re.compile(r"(?P<what>.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
 
@@ -55,8 +58,18 @@ def load_config(path: Path, env: Mapping[str, str] | None = None) -> Config:
         ConfigError: Something is wrong; `problems` has one line for each thing.
     """
     path = path.absolute()
-    decoder = Decoder(path, os.environ if env is None else env)
-    config = decoder.decode(_read_toml(path))
+    env = os.environ if env is None else env
+    tables = _read_toml(path)
+    config = _decode(path, tables, env)
+    if _points_at_itself(config, env):
+        config = _decode(path, tables, {name: env[name] for name in env if name not in _TRIGGER})
+
+    return config
+
+
+def _decode(path: Path, tables: dict[str, object], env: Mapping[str, str]) -> Config:
+    decoder = Decoder(path, env)
+    config = decoder.decode(tables)
     if config is None:
         raise ConfigError(
             problems=tuple(decoder.problems),
@@ -66,6 +79,20 @@ def load_config(path: Path, env: Mapping[str, str] | None = None) -> Config:
         )
 
     return config
+
+
+def _points_at_itself(config: Config, env: Mapping[str, str]) -> bool:
+    """Whether TRIGGER_API_URL is this very data folder's own gateway.
+
+    `td-runtime env` prints it for other programs. In a shell that has evaluated that, a supervisor
+    would otherwise wait for a control plane that nobody but itself could start.
+    """
+    if config.control_plane.url != env.get("TRIGGER_API_URL", "").rstrip("/"):
+        return False
+    url = urlsplit(config.control_plane.url)
+    is_here = url.hostname in ("localhost", "127.0.0.1", "::1", config.gateway.listen.host)
+
+    return is_here and url.port == DataDir(config.runtime.data_dir).read_port()
 
 
 def _require_file(path: Path, how: str) -> Path:

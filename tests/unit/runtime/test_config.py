@@ -153,6 +153,17 @@ def test_an_embedded_control_plane_takes_no_key_from_the_shell(tmp_path):
     assert config.control_plane.secret_key is None
 
 
+def test_the_runtime_is_not_its_own_remote_control_plane(tmp_path):
+    """In a shell that evaluated `td-runtime env` the same config still means embedded."""
+    (tmp_path / ".td-runtime").mkdir()
+    (tmp_path / ".td-runtime" / "port").write_text("4321\n")
+    env = {"TRIGGER_API_URL": "http://127.0.0.1:4321", "TRIGGER_SECRET_KEY": "tr_secret_6"}
+    other = {**env, "TRIGGER_API_URL": "http://127.0.0.1:4322"}
+
+    assert load(tmp_path, TASK, env) == load(tmp_path, TASK)
+    assert load(tmp_path, TASK, other).control_plane.url == "http://127.0.0.1:4322"
+
+
 # What a broken file is told: key path, value, rule or nearest name
 
 BROKEN = {

@@ -30,20 +30,17 @@ class Emitted:
         self.loggers = {
             target.id
             for node in ast.walk(self.tree)
-            if isinstance(node, ast.Assign) and "get_logger(" in ast.unparse(node.value)
+            if isinstance(node, ast.Assign) and _makes_logger(node.value)
             for target in node.targets
             if isinstance(target, ast.Name)
         }
 
     def names(self) -> Iterator[str]:
-        """Names given to a logger, or to whatever function passes them on to one."""
+        """Names that calls are given, and those that are kept or returned on the way to one."""
+        for text, _ in self.calls():
+            yield text
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call):
-                arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
-                for text in _strings(arguments):
-                    if self._is_logger_call(node) or _is_event(text):
-                        yield text
-            if isinstance(node, ast.Assign | ast.IfExp | ast.Dict | ast.Return):
+            if isinstance(node, ast.Assign | ast.IfExp | ast.Dict | ast.Return | ast.keyword):
                 yield from filter(_is_event, _strings(ast.iter_child_nodes(node)))
 
     def _is_logger_call(self, node: ast.Call) -> bool:
@@ -54,10 +51,22 @@ class Emitted:
             and node.func.attr in LEVELS
         )
 
-    def logger_calls(self) -> Iterator[ast.Call]:
+    def calls(self) -> Iterator[tuple[str, ast.Call]]:
+        """Calls that are given an event's name, each with that name: loggers and go-betweens."""
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call) and self._is_logger_call(node):
-                yield node
+            if isinstance(node, ast.Call):
+                for text in _strings(node.args):
+                    if self._is_logger_call(node) or _is_event(text):
+                        yield text, node
+
+
+def _makes_logger(node: ast.expr) -> bool:
+    """Whether an expression is a call of structlog's `get_logger`."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+
+    return name == "get_logger"
 
 
 def _strings(nodes: object) -> Iterator[str]:
@@ -92,16 +101,9 @@ def sources() -> list[Emitted]:
 @functools.cache
 def emitted_names() -> dict[str, str]:
     """Every name the code emits, with one file that does."""
-    found = {}
-    for source in sources():
-        for call in source.logger_calls():
-            for text in _strings(call.args):
-                found[text] = str(source.path.relative_to(ROOT))
-        for text in source.names():
-            if _is_event(text):
-                found[text] = str(source.path.relative_to(ROOT))
-
-    return found
+    return {
+        name: str(source.path.relative_to(ROOT)) for source in sources() for name in source.names()
+    }
 
 
 def test_the_code_emits_only_what_the_catalogue_has():
@@ -126,14 +128,15 @@ def test_an_event_is_well_formed(event):
 
 
 def test_a_field_the_catalogue_lacks_is_not_logged():
-    """The keyword arguments of every logger call are fields the catalogue gives for that event."""
-    unknown = []
-    for source in sources():
-        for call in source.logger_calls():
-            given = {keyword.arg for keyword in call.keywords if keyword.arg} - {"exc_info"}
-            for name in _strings(call.args):
-                extra = given - set(CATALOGUE[name].fields if name in CATALOGUE else given)
-                unknown += [f"{name}: {field} in {source.path.name}" for field in sorted(extra)]
+    """The keyword arguments that go with an event's name are fields the catalogue gives for it."""
+    unknown = [
+        f"{name}: {keyword.arg} in {source.path.name}"
+        for source in sources()
+        for name, call in source.calls()
+        if name in CATALOGUE
+        for keyword in call.keywords
+        if keyword.arg not in {None, "exc_info", *CATALOGUE[name].fields}
+    ]
 
     assert unknown == []
 
