@@ -291,7 +291,7 @@ class RuntimeThread:
         """Tell the supervisor what this process has evicted; called in any thread."""
         self._post(
             NoticeSent(
-                slot=notice.slot,
+                slot=None if notice.slot is None else str(notice.slot),
                 credential_id=notice.credential_id,
                 reason=notice.reason,
                 pid=notice.pid,
