@@ -83,7 +83,7 @@ class Renderer:
     def _format_pretty(self, line: dict[str, object]) -> bytes:
         if self._console is None:
             self._console = structlog.dev.ConsoleRenderer(
-                colors=not os.environ.get("NO_COLOR"), sort_keys=False, pad_event_to=24
+                colors=not os.environ.get("NO_COLOR"), sort_keys=False
             )
         shown = {
             key: _escape(value) if type(value) is str else value
