@@ -34,7 +34,6 @@ class GatewayProcess:
         secret_key: The key of the control plane.
         headers: The key as request headers.
         data_dir: Holds ``platform.db`` and ``runs.db``.
-        stderr: Its log lines, also those of earlier starts.
     """
 
     def __init__(self, data_dir: Path, *, allow_faults: bool = True) -> None:
@@ -53,6 +52,11 @@ class GatewayProcess:
         """The process id of the running gateway."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Its log lines, also those of earlier starts."""
+        return [json.loads(line) for line in self.stderr.splitlines()]
 
     @property
     def stderr(self) -> str:

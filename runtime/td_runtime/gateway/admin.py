@@ -65,7 +65,7 @@ class Admin:
                 return await self._add_fault(request)
             case "DELETE":
                 self._platform.faults.clear()
-                self._journal.write("info", "faults.cleared")
+                self._journal.write("info", "fault.cleared")
 
         return _json(200, {"faults": self._platform.faults.active})
 
