@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 from threading import Lock
 from typing import Protocol
+from weakref import ref
 
 
 class OpenedStream(Protocol):
@@ -49,7 +50,9 @@ class OpenedStreams:
         """Watch `stream` until it settles."""
         with self._lock:
             self._open.add(stream)
-        stream.settled.add_done_callback(partial(self._settle, stream))
+        # By a weak reference: a future keeps its callbacks, and a cycle would keep every stream of
+        # a hot loop until the garbage collector comes by.
+        stream.settled.add_done_callback(partial(self._settle, ref(stream)))
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  never raises on time-out
         """
@@ -71,7 +74,10 @@ class OpenedStreams:
 
         return self._lost
 
-    def _settle(self, stream: OpenedStream, _settled: Future[None]) -> None:
+    def _settle(self, watched: ref[OpenedStream], _settled: Future[None]) -> None:
+        stream = watched()
+        if stream is None:
+            return
         with self._lock:
             self._open.discard(stream)
             self._lost += stream.lost

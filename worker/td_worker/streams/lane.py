@@ -28,6 +28,7 @@ class Lane:
     """
 
     __slots__ = (
+        "__weakref__",
         "_appender",
         "_is_settled",
         "_nonce",
