@@ -10,8 +10,9 @@ from td_sharedcache.errors import (
     CredentialUnchangedError,
     MintError,
 )
+from td_sharedcache.event import CacheEvent
 from td_sharedcache.flight import AsyncMinter, Minter
-from td_sharedcache.notice import CacheEvent, Notice
+from td_sharedcache.notice import Notice
 from td_sharedcache.policy import Clock, Policy
 from td_sharedcache.slot import Slot
 

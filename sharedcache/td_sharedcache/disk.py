@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +25,10 @@ from td_sharedcache.errors import (
     StoreBusyError,
     StoreDownError,
 )
+from td_sharedcache.event import Level, Reporter
 from td_sharedcache.folder import ensure_private
 from td_sharedcache.forks import GUARD
 from td_sharedcache.locks import FileLocks
-from td_sharedcache.notice import CacheEvent, Level
 from td_sharedcache.policy import Clock
 from td_sharedcache.row import NOTHING, Gap, Row
 from td_sharedcache.seal import Seal
@@ -55,17 +56,15 @@ class DiskStore:
     every fork and opened again when it is next needed.
     """
 
-    def __init__(
-        self, directory: Path, seal: Seal, *, clock: Clock, tell: Callable[[CacheEvent], None]
-    ) -> None:
+    def __init__(self, directory: Path, seal: Seal, *, clock: Clock, reporter: Reporter) -> None:
         self._directory = directory
         self._folder = directory / seal.namespace
         self._path = self._folder / "cache.db"
         self._locks = FileLocks(self._folder / "locks")
         self._seal = seal
         self._clock = clock
-        self._tell = tell
-        self._untold: list[CacheEvent] = []
+        self._tell = reporter.tell
+        self._untold: list[Callable[[], None]] = []
         self._cache: _OneConnectionCache | None = None
         self._opened: _Inode | None = None
         self._damaged: _Inode | None = None
@@ -217,19 +216,19 @@ class DiskStore:
             if text is not None:
                 return self._seal.open(slot, text)
         except RowRefusedError as error:
-            self._say("credential.row_refused", slot=str(slot), reason=str(error))
+            self._say("credential.row_refused", slot=slot, reason=str(error))
 
         return NOTHING if slot == _EPOCH else self._read(cache, _EPOCH)
 
     def _say(self, name: str, **fields: Any) -> None:
         level: Level = "info" if name == "cache.restored" else "warning"
-        self._untold.append(CacheEvent(name=name, level=level, fields=fields))
+        self._untold.append(partial(self._tell, name, level, **fields))
 
     def _tell_untold(self) -> None:
         # Outside the guard, since a handler may take locks of its own.
         while self._untold:
             with suppress(IndexError):
-                self._tell(self._untold.pop(0))
+                self._untold.pop(0)()
 
 
 class _TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types

@@ -80,6 +80,8 @@ class CredentialBackoffError(MintError):
         until: The same as a wall-clock time.
     """
 
+    retry_after: float
+
     def __init__(self, slot: str, *, seconds: float, until: float, because: str) -> None:
         super().__init__(
             f"no credential for {slot} yet: {because}. The next try is due in {seconds:.2f} s",

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from td_sharedcache.credential import Credential, Grant
+from td_sharedcache.credential import Grant
 from td_sharedcache.errors import MintError
 from td_sharedcache.forks import GUARD
 from td_sharedcache.slot import Slot
@@ -58,24 +58,28 @@ class FlightAbandonedError(Exception):
     """Whoever flew is gone; the waiters start over."""
 
 
-class Flight:
+class Flight(Generic[T]):
     """A mint that callers of any thread and loop wait for.
 
     A waiter that is cancelled leaves; the flight goes on. A flight whose own loop is closed is
     ended by the next waiter that looks, and frees its lock.
     """
 
-    def __init__(self, steps: Steps[Credential], retire: Callable[[Flight], None]) -> None:
+    def __init__(self, steps: Steps[T], retire: Callable[[Flight[T]], None]) -> None:
         self._steps = steps
         self._retire = retire
-        self._landed: futures.Future[Credential] = futures.Future()
+        self._landed: futures.Future[T] = futures.Future()
         # Nobody can cancel a running future: a cancelled waiter must not take the others along.
         self._landed.set_running_or_notify_cancel()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
     def launch(self, minter: AsyncMinter | Minter, deadline: float) -> None:
-        """Fly in a task of its own on the running loop."""
+        """Fly in a task of its own on the running loop.
+
+        Raises:
+            RuntimeError: No loop is running in this thread.
+        """
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._fly(minter, deadline))
 
@@ -103,8 +107,8 @@ class Flight:
         """Tell whether there is a result."""
         return self._landed.done()
 
-    def result(self) -> Credential:
-        """Give the credential, or raise what the flight raised.
+    def result(self) -> T:
+        """Give what the flight brought, or raise what the flight raised.
 
         Raises:
             MintError: The mint failed.
@@ -138,12 +142,12 @@ class Flight:
             self._fail(FlightAbandonedError())
             raise
 
-    def _land(self, credential: Credential) -> None:
+    def _land(self, outcome: T) -> None:
         # Retired first: whoever sees the result and calls again must not find this flight.
         with GUARD:
             self._retire(self)
             if not self._landed.done():
-                self._landed.set_result(credential)
+                self._landed.set_result(outcome)
 
     def _fail(self, error: Exception) -> None:
         with GUARD:

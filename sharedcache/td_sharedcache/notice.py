@@ -1,13 +1,11 @@
-"""What one process tells the others about a dead credential, and its own operator about itself."""
+"""What one process tells the others about a dead credential."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from td_sharedcache.slot import Slot
-
-Level = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +45,3 @@ class Notice:
             pid=int(values["pid"]),
             at=float(values["at"]),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheEvent:
-    """Something happened; `name` is constant, everything variable is in `fields`."""
-
-    name: str
-    level: Level
-    fields: dict[str, Any] = field(default_factory=dict)

@@ -41,6 +41,11 @@ class Policy:
     clock_slack: float = 60.0
     """A credential from further in the future than this tells of a clock that was set back."""
 
+    @property
+    def longest_flight(self) -> float:
+        """How long a mint in this process may take, all its waiting included."""
+        return self.lock_wait + self.mint_deadline + 2 * self.store_wait
+
     def backoff(self, count: int) -> float:
         """Give the jittered pause after the `count`-th failure in a row; the first is free."""
         if count <= 1:

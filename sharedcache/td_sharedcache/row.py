@@ -112,8 +112,10 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True, tag="gap"):
         return self.until
 
     def pause_left(self, policy: Policy, now: float) -> float:
-        """Give the seconds to wait, never longer than any pause that could have been set."""
-        return min(self.until - now, max(policy.backoff_cap, policy.retry_after_cap))
+        """Give the seconds to wait; none if no pause could be that long: the clock was set back."""
+        left = self.until - now
+
+        return left if left <= max(policy.backoff_cap, policy.retry_after_cap) else 0.0
 
     def failed(self, policy: Policy, now: float, error: MintError, *, refused: str) -> "Gap":
         """Give the gap that a failed mint leaves."""

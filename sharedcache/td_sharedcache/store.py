@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from td_sharedcache.row import NOTHING, Row
+from td_sharedcache.row import NOTHING, Gap, Row
 from td_sharedcache.slot import Slot
 
 
@@ -39,10 +40,11 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._rows: dict[Slot, Row] = {}
+        self._absent: Row = NOTHING
 
     def load(self, slot: Slot) -> Row:
         """Give the slot's row."""
-        return self._rows.get(slot, NOTHING)
+        return self._rows.get(slot, self._absent)
 
     def replace(self, slot: Slot, expected: str, row: Row) -> bool:
         """Put a row in the place of the one with the id `expected`."""
@@ -61,7 +63,8 @@ class MemoryStore:
         self._rows.pop(slot, None)
 
     def clear(self) -> None:
-        """Drop every row."""
+        """Drop every row; what was minted before cannot be installed any more."""
+        self._absent = Gap(id=secrets.token_hex(8), at=0.0, until=0.0)
         self._rows.clear()
 
     def stripe(self, slot: Slot) -> AbstractContextManager[bool]:  # noqa: ARG002  one for all

@@ -1,0 +1,1 @@
+"""The shared credential cache between real processes, over real files."""

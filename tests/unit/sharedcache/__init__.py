@@ -1,0 +1,1 @@
+"""The shared credential cache inside one process."""
