@@ -323,6 +323,8 @@ def _start_pipe(lane: Lane, source: Iterable[Any]) -> StreamHandle:
 
 def _pump(lane: Lane, source: Iterable[Any]) -> None:
     """Write all that `source` yields, then end `lane` as the source ended."""
+    if lane.closed:
+        return  # aborted before the start: the source stays untouched
     writer = Writer(lane)
     try:
         _write_all(writer, source)

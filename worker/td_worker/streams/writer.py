@@ -177,6 +177,8 @@ async def wait_settled(lane: Lane) -> str | None:
 
 async def _pump(lane: Lane, source: Source) -> None:
     """Write all that `source` yields, then end `lane` as the source ended."""
+    if lane.closed:
+        return  # aborted before the start: the source stays untouched
     writer = Writer(lane)
     try:
         await _write_all(writer, source)
