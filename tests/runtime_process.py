@@ -236,12 +236,13 @@ def _config_text(
         for line in tasks.splitlines()
         if line.startswith(("def ", "async def ")) and "def _" not in line
     ]
-    parts = [
+    runtime = (
         f'[runtime]\ndata_dir = "data"\nworkers = {workers}\nconcurrency = {concurrency}\n'
         f'drain_timeout = "{drain_timeout}"\n'
         f'[credentials]\ndir = "{folder}/credentials"\n'
         f'[log]\nformat = "json"\nlevel = "{level}"\n'
-    ]
+    )
+    parts = [runtime]
     parts += [
         f'[[tasks]]\nid = "{name}"\nentrypoint = "tasks:{name}"\n{options.get(name, "")}\n'
         for name in names

@@ -161,7 +161,9 @@ class ControlServer:
     A client may have one request under way at a time; a client that leaves takes nothing with it.
     """
 
-    def __init__(self, data_dir: DataDir, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, data_dir: DataDir, handler: Handler, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._handler = handler
         self._loop = loop
         self._clients: set[Channel[Any]] = set()

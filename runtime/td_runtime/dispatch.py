@@ -194,7 +194,9 @@ class Dispatcher:
         attempt = (run.id, run.attempt, run.owner or "")
         lost = outcome.records_lost
         if outcome.status == "COMPLETED":
-            changed = self._store.finish(*attempt, Completed(outcome.output or b"null"), records_lost=lost)
+            changed = self._store.finish(
+                *attempt, Completed(outcome.output or b"null"), records_lost=lost
+            )
             self._then(changed, run, "run.completed", records_lost=lost)
         elif outcome.status == "INTERRUPTED":
             self._then(self._store.requeue(*attempt, excused=True), run, "run.requeued")
@@ -395,9 +397,7 @@ class Dispatcher:
 
     # ------------------------------------------------------------ after a commit
 
-    def _then(
-        self, changed: "asyncio.Future[bool]", run: Run, event: str, **facts: Any
-    ) -> None:
+    def _then(self, changed: "asyncio.Future[bool]", run: Run, event: str, **facts: Any) -> None:
         """Tell *event* once the change is committed, and who waits for the run."""
         changed.add_done_callback(partial(self._committed, run=run, event=event, facts=facts))
 

@@ -69,7 +69,7 @@ class GatewayProcess:
         self._control = ours
         self._ready_at = None
         document = {**self._settings, "control_fd": theirs.fileno()}
-        self._process = subprocess.Popen(  # noqa: S603  our own module, our own interpreter
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "td_runtime.gateway"],
             stdin=subprocess.PIPE,
             pass_fds=(theirs.fileno(), *self._keep),

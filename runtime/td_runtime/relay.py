@@ -29,7 +29,10 @@ class NoticeRelay:
         behind = [worker.number for worker in others if not worker.channel.try_send(notice)]
         facts = {"slot": notice.slot, "credential_id": notice.credential_id}
         log.info(
-            "notice.relayed", sender_worker=sender.number, receivers=len(others) - len(behind), **facts
+            "notice.relayed",
+            sender_worker=sender.number,
+            receivers=len(others) - len(behind),
+            **facts,
         )
         if behind:
             self.dropped += len(behind)

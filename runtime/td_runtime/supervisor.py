@@ -298,7 +298,9 @@ class Supervisor:
             loop=self._loop,
         )
 
-    def _worker_settings(self, number: int, url: str, attach: Callable[..., None]) -> WorkerSettings:
+    def _worker_settings(
+        self, number: int, url: str, attach: Callable[..., None]
+    ) -> WorkerSettings:
         """Return what worker *number* is told."""
         config = self._config
 

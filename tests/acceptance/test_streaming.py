@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.acceptance.reading import by_writer, read_stream
 from tests.runtime_process import RuntimeProcess
 
-TASKS = '''
+TASKS = """
 import asyncio
 import fcntl
 import os
@@ -43,7 +43,7 @@ async def write_until_told(payload):
                 number += 1
             await writer.flush()
     return number
-'''
+"""
 
 
 def test_many_workers_write_one_stream_with_one_put(data_dir: Path) -> None:
@@ -60,7 +60,7 @@ def test_many_workers_write_one_stream_with_one_put(data_dir: Path) -> None:
 
 
 def test_a_cold_slot_hit_by_16_processes_at_once_is_minted_once(data_dir: Path) -> None:
-    """C1: 16 workers need a credential in the same moment, the PUT takes 200 ms: one PUT, one id."""
+    """C1: 16 workers need a credential at once and the PUT takes 200 ms: one PUT, one id."""
     gate = (data_dir / "gate").open("w")
     fcntl.flock(gate, fcntl.LOCK_EX)
     with gate, RuntimeProcess(data_dir, tasks=TASKS, workers=16, level="debug") as runtime:

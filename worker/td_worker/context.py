@@ -77,12 +77,14 @@ class Unsupervised:
 
     def trigger(self, run_id: str, attempt: int, items: list[TriggerItem]) -> Future[list[str]]:
         """Refuse."""
+        del run_id, attempt, items
         raise NotInTaskError("triggering runs")
 
     def trigger_and_wait(
         self, run_id: str, attempt: int, items: list[TriggerItem]
     ) -> Future[list[ChildOutcome]]:
         """Refuse."""
+        del run_id, attempt, items
         raise NotInTaskError("triggering runs")
 
 

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "AssignedRun",
     "Assign",
+    "AssignedRun",
     "CancelRun",
     "ChildOutcome",
     "ChildrenDone",

@@ -163,9 +163,7 @@ class RuntimeThread:
 
         return done
 
-    def _ask(
-        self, run_id: str, attempt: int, items: list[TriggerItem], request: _Request
-    ) -> None:
+    def _ask(self, run_id: str, attempt: int, items: list[TriggerItem], request: _Request) -> None:
         number = next(self._numbers)
         self._requests[number] = request
         self._post(
@@ -234,7 +232,7 @@ class RuntimeThread:
         self._channel.send(Drained())
         await self._channel.flushed()
 
-    def _supervisor_gone(self, reason: Exception | None) -> None:
+    def _supervisor_gone(self, _reason: Exception | None) -> None:
         """Leave at once, with whatever task code has started: nobody is left to report to."""
         os.killpg(os.getpgrp(), signal.SIGKILL)
 

@@ -64,7 +64,7 @@ def read_payload(option: str | None) -> bytes:
         raise UsageError(
             f"the payload is not JSON: {error}; got {shown!r}",
             where=where,
-            advice='A string needs quotes inside the quotes: --payload \'"hello"\'.',
+            advice="A string needs quotes inside the quotes: --payload '\"hello\"'.",
         ) from error
 
     return text

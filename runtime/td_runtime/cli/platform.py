@@ -13,7 +13,9 @@ from td_runtime.units import parse_duration
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Look at the embedded platform, or break it on purpose.")
+app = typer.Typer(
+    no_args_is_help=True, help="Look at the embedded platform, or break it on purpose."
+)
 
 
 class FaultKind(StrEnum):

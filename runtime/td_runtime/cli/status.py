@@ -36,6 +36,10 @@ def _print_tables(view: StatusView) -> None:
     table = Table("worker", "pid", "state", "runs", "restarts")
     for worker in view.workers:
         table.add_row(
-            str(worker.number), str(worker.pid), worker.state, str(worker.runs), str(worker.restarts)
+            str(worker.number),
+            str(worker.pid),
+            worker.state,
+            str(worker.runs),
+            str(worker.restarts),
         )
     Console().print(table)

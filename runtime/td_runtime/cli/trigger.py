@@ -5,7 +5,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from td_runtime.cli.options import ConfigOption, JsonOption, PayloadOption, load, print_json, read_payload
+from td_runtime.cli.options import (
+    ConfigOption,
+    JsonOption,
+    PayloadOption,
+    load,
+    print_json,
+    read_payload,
+)
 from td_runtime.control import Accepted, ControlClient, RunView, TriggerRuns, WaitForRun
 from td_runtime.data_dir import DataDir
 from td_runtime.errors import ExitCode

@@ -25,6 +25,7 @@ from td_runtime.store.sqlite_file import connect, connect_readonly, disconnect, 
 
 __all__ = ["SqliteRunReader", "SqliteRunStore"]
 
+_Values = tuple[Any, ...] | dict[str, Any]
 _decode_error = msgspec.json.Decoder(RunError).decode
 _encode_error = msgspec.json.Encoder().encode
 
@@ -79,7 +80,7 @@ class SqliteRunReader:
 
     async def tree(self, root_id: str) -> list[Run]:
         """Return a root run and everything below it, in the order of acceptance."""
-        return [_to_run(row) for row in self._all(sql.SELECT_TREE, (root_id,))]
+        return [_to_run(row) for row in self._all(sql.SELECT_TREE, {"root": root_id})]
 
     async def counts(self) -> dict[Status, int]:
         """Return how many runs there are in each status, zeros included."""
@@ -92,7 +93,7 @@ class SqliteRunReader:
 
         return rows[0] if rows else None
 
-    def _all(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def _all(self, statement: str, values: _Values = ()) -> list[tuple[Any, ...]]:
         with translated(self._path):
             return self._connection.execute(statement, values).fetchall()
 
@@ -334,8 +335,8 @@ def _longest_ready(
 
 def _release(connection: sqlite3.Connection, owner: str | None, blamed: str | None) -> list[Run]:
     """Requeue the runs of one owner, or of all."""
-    seqs = [seq for (seq,) in connection.execute(sql.SELECT_IN_HAND, (owner,))]
-    connection.executemany(sql.RELEASE, [(blamed, seq) for seq in seqs])
+    seqs = [seq for (seq,) in connection.execute(sql.SELECT_IN_HAND, {"owner": owner})]
+    connection.executemany(sql.RELEASE, [{"blamed": blamed, "seq": seq} for seq in seqs])
 
     return _runs(connection, seqs)
 

@@ -147,12 +147,12 @@ UPDATE runs SET {_becomes(Status.QUEUED)},
 # -- the end of a worker
 
 SELECT_IN_HAND = f"""
-SELECT seq FROM runs WHERE {_IN_HAND} AND (?1 IS NULL OR owner = ?1) ORDER BY run_at, seq
+SELECT seq FROM runs WHERE {_IN_HAND} AND (:owner IS NULL OR owner = :owner) ORDER BY run_at, seq
 """
 RELEASE = f"""
 UPDATE runs SET {_becomes(Status.QUEUED)},
-    owner = NULL, excused = excused + (id IS NOT ?1), crashes = crashes + (id IS ?1)
-WHERE seq = ?2
+    owner = NULL, excused = excused + (id IS NOT :blamed), crashes = crashes + (id IS :blamed)
+WHERE seq = :seq
 """
 
 # -- reads
@@ -182,7 +182,7 @@ _SELECT = f"SELECT {', '.join(COLUMNS)} FROM runs JOIN payloads USING (seq)"
 SELECT_BY_SEQ = f"{_SELECT} WHERE seq = ?"
 SELECT_BY_ID = f"{_SELECT} WHERE id = ?"
 SELECT_TREE = f"""
-{_SELECT} WHERE id = ?1 OR (root_id = ?1 AND parent_id IS NOT NULL) ORDER BY seq
+{_SELECT} WHERE id = :root OR (root_id = :root AND parent_id IS NOT NULL) ORDER BY seq
 """
 COUNTS = f"""
 SELECT 'QUEUED', count(*) FROM runs INDEXED BY runs_ready WHERE {_READY} AND status = 'QUEUED'

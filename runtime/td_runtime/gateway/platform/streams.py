@@ -431,10 +431,10 @@ def _read(connection: sqlite3.Connection, name: str, start: int, limit: ReadLimi
 
 def _walk(connection: sqlite3.Connection, stream_id: int, start: int) -> Iterator[SequencedRecord]:
     rows = connection.execute(
-        "SELECT first_seq, payload FROM batches WHERE stream_id = ?1 AND first_seq >="
-        " coalesce((SELECT max(first_seq) FROM batches WHERE stream_id = ?1 AND first_seq <= ?2),"
+        "SELECT first_seq, payload FROM batches WHERE stream_id = ? AND first_seq >="
+        " coalesce((SELECT max(first_seq) FROM batches WHERE stream_id = ? AND first_seq <= ?),"
         " 0) ORDER BY first_seq",
-        (stream_id, start),
+        (stream_id, stream_id, start),
     )
     for first_seq, payload in rows:
         for seq_num, record in enumerate(_decode(payload), first_seq):
