@@ -9,6 +9,7 @@
     ├── StoreUnavailableError       a write could not be committed; nothing of it was stored
     ├── RequestError                the caller's fault, before anything was stored
     │   ├── BodyTooLargeError
+    │   ├── ClientGoneError         the body broke off
     │   ├── RecordsInvalidError
     │   ├── QueryInvalidError
     │   ├── FormatUnsupportedError
@@ -77,6 +78,10 @@ class BodyTooLargeError(RequestError):
     def __init__(self, *, limit: int) -> None:
         super().__init__(f"request body too large: the HTTP body limit is {limit} bytes")
         self.limit = limit
+
+
+class ClientGoneError(RequestError):
+    """The client went away before all of its request had come; nothing of it was used."""
 
 
 class RecordsInvalidError(RequestError):

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from td_runtime.gateway.errors import BodyTooLargeError
+from td_runtime.gateway.errors import BodyTooLargeError, ClientGoneError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -113,6 +113,7 @@ class Exchange:
 
         Raises:
             BodyTooLargeError: It is longer than ``limit`` bytes. What came until then is dropped.
+            ClientGoneError: It broke off.
         """
         if (self.content_length or 0) > BODY_BYTES_MAX:
             raise BodyTooLargeError(limit=BODY_BYTES_MAX)
@@ -130,6 +131,9 @@ class Exchange:
                 parts.append(part)
             if not message.get("more_body"):
                 break
+        # The server ends a body that broke off like one that is complete.
+        if message["type"] == "http.disconnect" or size != (self.content_length or size):
+            raise ClientGoneError("the body broke off")
         if size > limit:
             raise BodyTooLargeError(limit=limit)
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
+from td_runtime.gateway.errors import ClientGoneError
 from td_runtime.gateway.exchange import (
     Exchange,
     Message,
@@ -85,6 +86,8 @@ class Guard:
         started_at = time.monotonic()
         try:
             await self._application(scope, receive, note_start)
+        except ClientGoneError as error:
+            await Exchange(scope, receive, send).answer(json_reply(499, {"error": str(error)}))
         except Exception as error:  # noqa: BLE001  the border: nothing may end the connection
             self._journal.write(
                 "error",

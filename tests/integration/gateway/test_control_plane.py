@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import httpx
 import pytest
 
@@ -159,6 +161,26 @@ def test_the_append_cap_is_512_kib(gateway: GatewayProcess) -> None:
     assert [a.status_code for a in answers] == [200, 413, 413, 413]
     assert answers[1].json() == {"error": "Request body too large"}
     assert answers[3].json()["ok"] is False
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
+def test_half_a_body_is_not_stored(gateway: GatewayProcess, how: int) -> None:
+    """A client that dies while it sends leaves nothing behind, not a part of its record."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:
+        connection.sendall(
+            f"POST /realtime/v1/streams/run_1/self/half{how}/append HTTP/1.1\r\n"
+            f"host: 127.0.0.1:{gateway.port}\r\n"
+            f"authorization: Bearer {gateway.secret_key}\r\n"
+            "content-length: 100\r\n\r\nonly this".encode()
+        )
+        connection.shutdown(how)
+        while connection.recv(1000):
+            pass
+    whole = request(gateway, "POST", f"/run_1/self/half{how}/append", content=b"whole")
+
+    assert whole.status_code == 200
+    (body,) = as_owner(gateway, mint(gateway, f"half{how}")).bodies()
+    assert "whole" in body
 
 
 def test_head_tells_the_last_chunk(gateway: GatewayProcess) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from td_runtime.gateway.errors import (
     BasinNotFoundError,
     BodyTooLargeError,
+    ClientGoneError,
     FencingTokenMismatchError,
     FormatUnsupportedError,
     GatewayError,
@@ -56,6 +57,7 @@ _CODES: Final[dict[type[GatewayError], tuple[int, str]]] = {
     HeaderInvalidError: (400, "bad_header"),
     FormatUnsupportedError: (415, "unsupported_media_type"),
     BodyTooLargeError: (413, "payload_too_large"),
+    ClientGoneError: (499, "client_hangup"),
     TokenRefusedError: (401, "authn"),
     PermissionDeniedError: (403, "permission_denied"),
     StreamNotFoundError: (404, "stream_not_found"),
