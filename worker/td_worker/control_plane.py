@@ -188,7 +188,7 @@ class ControlPlane:
         path: str,
         headers: Mapping[str, str],
         *,
-        timeout: float,  # noqa: ASYNC109
+        timeout: float,
     ) -> httpx.Response:
         with self._translated(method, path):
             async with asyncio.timeout(timeout):

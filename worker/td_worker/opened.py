@@ -54,7 +54,7 @@ class OpenedStreams:
         # a hot loop until the garbage collector comes by.
         stream.settled.add_done_callback(partial(self._settle, ref(stream)))
 
-    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109  never raises on time-out
+    async def drain(self, timeout: float) -> int:
         """
         Wait until every stream is settled; after `timeout` seconds give up the rest.
 
