@@ -12,8 +12,8 @@ Example::
 Plain ``def`` tasks import the same names from :mod:`td_worker.sync`.
 """
 
-# `from td_worker import streams` imports that module then, and not here: the command line needs
-# messages of this package, and none of its HTTP clients.
+from typing import TYPE_CHECKING
+
 from td_worker.errors import (
     AbortTaskRunError,
     ChatChunkTooLargeError,
@@ -24,6 +24,11 @@ from td_worker.errors import (
     TdWorkerError,
     TriggerRefusedError,
 )
+
+# `from td_worker import streams` imports that module then, and not here: the command line needs
+# messages of this package, and none of its HTTP clients.
+if TYPE_CHECKING:
+    from td_worker import context, streams, tasks
 
 __all__ = [
     "AbortTaskRunError",

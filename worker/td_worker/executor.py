@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -203,8 +204,8 @@ class Executor:
         if task.is_async:
             function: asyncio.Future[Any] = loop.create_task(task.function(payload))
         else:
-            call = contextvars.copy_context().run
-            function = loop.run_in_executor(self._threads, call, task.function, payload)
+            call = partial(contextvars.copy_context().run, task.function, payload)
+            function = loop.run_in_executor(self._threads, call)
         attempt.function = function
         done, _ = await asyncio.wait({function}, timeout=task.spec.max_duration)
         if not done:

@@ -1,4 +1,4 @@
-"""Talks to the gateway's admin routes: statistics and faults. For the command line and benchmarks."""
+"""Talks to the gateway's admin routes, for the command line and benchmarks."""
 
 from typing import Any, Self
 
