@@ -99,9 +99,12 @@ class RuntimeProcess:
         theirs.close()
         self._reader = threading.Thread(target=self._read_log, args=(self.process.stdout,))
         self._reader.start()
-        ours.settimeout(PATIENCE)
-        assert ours.recv(6) == b"ready\n", f"not ready: {self.events}"
         self._owner = ours
+        ours.settimeout(PATIENCE)
+        if ours.recv(6) != b"ready\n":
+            self.process.kill()
+            self.wait_for_exit()
+            raise AssertionError(f"not ready; log: {self.raw_log.decode()[-6000:]}")
 
     def stop(self) -> int:
         """Drain it; returns the exit code."""

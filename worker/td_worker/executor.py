@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -204,8 +203,7 @@ class Executor:
         if task.is_async:
             function: asyncio.Future[Any] = loop.create_task(task.function(payload))
         else:
-            call = partial(contextvars.copy_context().run, task.function, payload)
-            function = loop.run_in_executor(self._threads, call)
+            function = loop.run_in_executor(self._threads, _in_context(task.function, payload))
         attempt.function = function
         done, _ = await asyncio.wait({function}, timeout=task.spec.max_duration)
         if not done:
@@ -261,6 +259,13 @@ class Executor:
             traceback=_tail(text, self._limits.traceback_bytes),
             retryable=not isinstance(error, _NEVER_RETRIED),
         )
+
+
+def _in_context(function: Callable[[Any], Any], payload: Any) -> Callable[[], Any]:
+    """Return the call of a plain `def` task, with this execution's context, for a thread."""
+    here = contextvars.copy_context()
+
+    return lambda: here.run(function, payload)
 
 
 def _run_info(run: AssignedRun) -> RunInfo:
