@@ -13,9 +13,10 @@ from td_runtime.gateway.errors import (
     StoreUnavailableError,
     StreamNotFoundError,
 )
+from td_runtime.gateway.platform.reading import ReadLimit
 from td_runtime.gateway.platform.records import Batch, StoredRecord, make_batch
 from td_runtime.gateway.platform.storage import Storage
-from td_runtime.gateway.platform.streams import ReadLimit, Streams
+from td_runtime.gateway.platform.streams import Streams
 
 
 def batch(*bodies: bytes) -> Batch:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from td_runtime.gateway.errors import StreamNotFoundError
-from td_runtime.gateway.platform import RETENTION_S, Platform
-from td_runtime.gateway.platform import streams as streams_module
+from td_runtime.gateway.platform import RETENTION_S, Platform, sequencer
+from td_runtime.gateway.platform.reading import ReadLimit
 from td_runtime.gateway.platform.records import Batch, StoredRecord, make_batch
 from td_runtime.gateway.platform.storage import Storage
-from td_runtime.gateway.platform.streams import ReadLimit, Streams
+from td_runtime.gateway.platform.streams import Streams
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -60,7 +60,7 @@ async def test_states_are_let_go_and_found_again(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With more streams than states are kept, numbers still go on."""
-    monkeypatch.setattr(streams_module, "STATES_KEPT", 3)
+    monkeypatch.setattr(sequencer, "STATES_KEPT", 3)
 
     for expected in range(3):
         acks = await asyncio.gather(
@@ -104,8 +104,8 @@ async def test_deletion_goes_in_small_steps(
     storage: Storage, streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much is old, one transaction deletes a bounded part of it, and all of it goes."""
-    monkeypatch.setattr(streams_module, "EXPIRE_STEP", 2)
-    monkeypatch.setattr(streams_module, "IDLE_STEP", 2)
+    monkeypatch.setattr(sequencer, "EXPIRE_STEP", 2)
+    monkeypatch.setattr(sequencer, "IDLE_STEP", 2)
     for n in range(5):
         await streams.append(f"s{n}", batch(b"old"), is_creating=True)
         await age(storage, f"s{n}", days=31)

@@ -11,8 +11,9 @@ from typing import Final, Literal
 import msgspec
 
 from td_runtime.gateway.exchange import Exchange
+from td_runtime.gateway.platform.reading import ReadLimit, ReadResult, SequencedRecord
 from td_runtime.gateway.platform.records import StreamPosition
-from td_runtime.gateway.platform.streams import ReadLimit, ReadResult, SequencedRecord, Streams
+from td_runtime.gateway.platform.streams import Streams
 
 PING_INTERVAL_S: Final = 5.0
 SSE_HEADERS: Final = (

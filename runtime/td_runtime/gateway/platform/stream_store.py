@@ -34,21 +34,28 @@ from td_runtime.gateway.exchange import (
     json_reply,
 )
 from td_runtime.gateway.platform.faults import Faults
+from td_runtime.gateway.platform.queries import (
+    NUMBER_MAX,
+    Start,
+    cap,
+    parse_limit,
+    parse_start,
+    parse_wait,
+    resume,
+)
+from td_runtime.gateway.platform.reading import ReadLimit, ReadResult
 from td_runtime.gateway.platform.records import (
-    BATCH_BYTES_MAX,
-    BATCH_RECORDS_MAX,
     TIMESTAMP_MAX,
     StreamPosition,
     parse_append,
 )
 from td_runtime.gateway.platform.sessions import Format, Place, ReadSession, encode_batch
-from td_runtime.gateway.platform.streams import NAME_BYTES_MAX, ReadLimit, ReadResult, Streams
+from td_runtime.gateway.platform.streams import NAME_BYTES_MAX, Streams
 from td_runtime.gateway.platform.tokens import Tokens
 
 BASIN: Final = "td-embedded"
 PREFIX: Final = "/v1/streams/"
 UNARY_WAIT_S_MAX: Final = 60
-NUMBER_MAX: Final = 2**64 - 1
 
 # One line an error: status and code. The special bodies of 412 and 416 are in ``_special``.
 _CODES: Final[dict[type[GatewayError], tuple[int, str]]] = {
@@ -65,15 +72,6 @@ _CODES: Final[dict[type[GatewayError], tuple[int, str]]] = {
     StoreUnavailableError: (503, "unavailable"),
 }
 _ROUTE: Final = re.compile(r"(?P<name>.+)/records(?P<tail>/tail)?")
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Where a read is asked to start: at most one of the three, the tail if none."""
-
-    seq_num: int | None = None
-    timestamp: int | None = None
-    tail_offset: int | None = None
-    is_clamped: bool = False
 
 
 class StreamStore:
@@ -150,15 +148,15 @@ class StreamStore:
     async def _read(self, exchange: Exchange, name: str) -> Reply | None:
         _require_ops({"read"}, self._admit(exchange, name))
         query = exchange.query
-        start, limit, wait_s = _parse_start(query), _parse_limit(query), _parse_wait(query)
+        start, limit, wait_s = parse_start(query), parse_limit(query), parse_wait(query)
         format_ = _parse_format(exchange)
         if "text/event-stream" in exchange.headers.get("accept", ""):
-            start, limit = _resume(exchange.headers.get("last-event-id"), start, limit)
+            start, limit = resume(exchange.headers.get("last-event-id"), start, limit)
             place = await self._place(name, start, limit, wait_s)
             await self._send_events(exchange, name, place, format_)
             return None
 
-        place = await self._place(name, start, _cap(limit), min(wait_s or 0, UNARY_WAIT_S_MAX))
+        place = await self._place(name, start, cap(limit), min(wait_s or 0, UNARY_WAIT_S_MAX))
         return await self._read_once(exchange, name, place, format_)
 
     async def _place(
@@ -168,7 +166,7 @@ class StreamStore:
 
         Raises:
             RangeUnsatisfiableError: It is beyond the tail, or at it without leave to wait.
-            QueryInvalidError: See ``_parse_start``.
+            RecordsInvalidError: It starts at or after the time it is to end before.
         """
         if start.timestamp is not None and start.timestamp >= (limit.until or NUMBER_MAX + 1):
             raise RecordsInvalidError("start `timestamp` exceeds or equal to `until`")
@@ -302,66 +300,3 @@ def _parse_format(exchange: Exchange) -> Format:
             return "base64"
         case other:
             raise HeaderInvalidError(f"invalid header `s2-format`: `{other}`, not raw or base64")
-
-
-def _parse_start(query: dict[str, str]) -> Start:
-    names = ("seq_num", "timestamp", "tail_offset")
-    seq_num, timestamp, tail_offset = (_parse_number(query, name) for name in names)
-    if sum(name in query for name in names) > 1:
-        raise RecordsInvalidError("only one of seq_num, timestamp, or tail_offset can be provided")
-
-    return Start(seq_num, timestamp, tail_offset, _parse_clamp(query))
-
-
-def _parse_clamp(query: dict[str, str]) -> bool:
-    match query.get("clamp", "false"):
-        case "true":
-            return True
-        case "false":
-            return False
-        case other:
-            raise QueryInvalidError(f"invalid query `clamp`: `{other}`, not true or false")
-
-
-def _parse_limit(query: dict[str, str]) -> ReadLimit:
-    count, size, until = (_parse_number(query, name) for name in ("count", "bytes", "until"))
-    return ReadLimit(count, size, until)
-
-
-def _parse_wait(query: dict[str, str]) -> int | None:
-    return _parse_number(query, "wait")
-
-
-def _parse_number(query: dict[str, str], name: str) -> int | None:
-    text = query.get(name)
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) > NUMBER_MAX:
-        raise QueryInvalidError(f"invalid query `{name}`: `{text}` is not a whole number")
-
-    return int(text)
-
-
-def _cap(limit: ReadLimit) -> ReadLimit:
-    return ReadLimit(
-        min(limit.count if limit.count is not None else BATCH_RECORDS_MAX, BATCH_RECORDS_MAX),
-        min(limit.size if limit.size is not None else BATCH_BYTES_MAX, BATCH_BYTES_MAX),
-        limit.until,
-    )
-
-
-def _resume(last_event_id: str | None, start: Start, limit: ReadLimit) -> tuple[Start, ReadLimit]:
-    """Go on after the last event seen: later start, smaller limits."""
-    if last_event_id is None:
-        return start, limit
-    found = re.fullmatch(r"([0-9]{1,20}),([0-9]{1,20}),([0-9]{1,20})", last_event_id)
-    if found is None:
-        raise HeaderInvalidError(f"invalid Last-Event-ID: `{last_event_id}`")
-    seq_num, count, size = (int(part) for part in found.groups())
-    reduced = ReadLimit(
-        None if limit.count is None else max(0, limit.count - count),
-        None if limit.size is None else max(0, limit.size - size),
-        limit.until,
-    )
-
-    return Start(seq_num=seq_num + 1, is_clamped=start.is_clamped), reduced

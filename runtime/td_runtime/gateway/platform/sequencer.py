@@ -1,0 +1,227 @@
+"""The sequencer: gives numbers and timestamps, and writes batches. Lives on the writer thread."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+
+from td_runtime.gateway.errors import (
+    FencingTokenMismatchError,
+    SeqNumMismatchError,
+    StreamNotFoundError,
+)
+from td_runtime.gateway.platform.records import Batch, StoredRecord, StreamPosition
+
+STATES_KEPT: Final = 10_000
+EXPIRE_STEP: Final = 200  # batches a transaction: others wait for it
+IDLE_STEP: Final = 5_000  # streams looked at in one transaction
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class AppendAck(msgspec.Struct, frozen=True):
+    """Where a batch came to lie: first record, one past the last, and the stream's tail."""
+
+    start: StreamPosition
+    end: StreamPosition
+    tail: StreamPosition
+
+
+class _State:
+    """What the sequencer knows of one stream."""
+
+    __slots__ = ("fencing_token", "id", "last_timestamp", "next_seq", "trim_seq")
+
+    def __init__(
+        self, stream_id: int, next_seq: int, last_timestamp: int, trim_seq: int, fencing_token: str
+    ) -> None:
+        self.id = stream_id
+        self.next_seq = next_seq
+        self.last_timestamp = last_timestamp
+        self.trim_seq = trim_seq
+        self.fencing_token = fencing_token
+
+    @property
+    def tail(self) -> StreamPosition:
+        return StreamPosition(self.next_seq, self.last_timestamp)
+
+
+class Sequencer:
+    """Gives sequence numbers and timestamps. Everything here runs on the writer thread."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._batches: list[tuple[int, int, int, int, int, bytes]] = []
+        self._dirty: dict[int, _State] = {}
+
+    def append(
+        self, connection: sqlite3.Connection, name: str, batch: Batch, *, is_creating: bool
+    ) -> AppendAck:
+        """Sequence a batch; it reaches the file with the next ``flush``.
+
+        Raises:
+            StreamNotFoundError: There is no such stream and ``is_creating`` is false.
+            ConditionFailedError: The batch's own condition does not hold.
+        """
+        state = self._load(connection, name)
+        if state is None and not is_creating:
+            raise StreamNotFoundError(name)
+        _check_conditions(state, batch)
+        state = state or self._create(connection, name)
+        now = int(time.time() * 1000)
+        first_timestamp = _stamp(batch.records, now=now, floor=state.last_timestamp)
+        start = StreamPosition(state.next_seq, first_timestamp)
+        self._store(state, batch.records, now)
+        self._obey(connection, state, batch, start.seq_num)
+
+        return AppendAck(start, state.tail, state.tail)
+
+    def ensure(self, connection: sqlite3.Connection, name: str) -> None:
+        """Create the stream if it is not there."""
+        if self._load(connection, name) is None:
+            self._create(connection, name)
+
+    def expire(self, connection: sqlite3.Connection, *, before_ms: int) -> int:
+        """Delete one step's worth of what was stored before a time.
+
+        Batch ids rise with the time of storing, so the oldest come first without an index.
+
+        Returns:
+            How many records went; 0 when there are none left to delete.
+        """
+        oldest = connection.execute(
+            "SELECT id, count, stored_at FROM batches ORDER BY id LIMIT ?", (EXPIRE_STEP,)
+        ).fetchall()
+        old = [(batch_id, count) for batch_id, count, stored_at in oldest if stored_at < before_ms]
+        connection.executemany("DELETE FROM batches WHERE id = ?", [(row[0],) for row in old])
+
+        return sum(count for _, count in old)
+
+    def forget_idle(
+        self, connection: sqlite3.Connection, *, before_ms: int, first_id: int
+    ) -> int | None:
+        """Delete streams that hold nothing and have not changed since a time, one step's worth.
+
+        Returns:
+            The id to go on with, None when all were looked at.
+        """
+        self.flush(connection)
+        self._states.clear()
+        connection.execute(
+            "DELETE FROM streams WHERE id >= ? AND id < ? AND changed_at < ? AND NOT EXISTS"
+            " (SELECT 1 FROM batches WHERE stream_id = streams.id)",
+            (first_id, first_id + IDLE_STEP, before_ms),
+        )
+        (last_id,) = connection.execute("SELECT coalesce(max(id), 0) FROM streams").fetchone()
+        following = first_id + IDLE_STEP
+
+        return following if following <= last_id else None
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Write the pending batches and the changed states."""
+        if not self._dirty:
+            return
+        connection.executemany(
+            "INSERT INTO batches (stream_id, first_seq, count, last_timestamp, stored_at, payload)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            self._batches,
+        )
+        now = int(time.time() * 1000)
+        connection.executemany(
+            "UPDATE streams SET next_seq = ?, last_timestamp = ?, trim_seq = ?,"
+            " fencing_token = ?, changed_at = ? WHERE id = ?",
+            [
+                (s.next_seq, s.last_timestamp, s.trim_seq, s.fencing_token, now, s.id)
+                for s in self._dirty.values()
+            ],
+        )
+        self._batches.clear()
+        self._dirty.clear()
+
+    def forget(self) -> None:
+        """Drop all state after a rollback: it numbered records that do not exist."""
+        self._states.clear()
+        self._batches.clear()
+        self._dirty.clear()
+
+    def _load(self, connection: sqlite3.Connection, name: str) -> _State | None:
+        state = self._states.get(name)
+        if state is not None:
+            self._states.move_to_end(name)
+            return state
+        row = connection.execute(
+            "SELECT id, next_seq, last_timestamp, trim_seq, fencing_token FROM streams"
+            " WHERE name = ?",
+            (name,),
+        ).fetchone()
+
+        return None if row is None else self._keep(name, _State(*row))
+
+    def _create(self, connection: sqlite3.Connection, name: str) -> _State:
+        cursor = connection.execute(
+            "INSERT INTO streams (name, next_seq, last_timestamp, trim_seq, fencing_token,"
+            " changed_at) VALUES (?, 0, 0, 0, '', ?)",
+            (name, int(time.time() * 1000)),
+        )
+        assert cursor.lastrowid is not None  # noqa: S101  an INSERT that did not raise has one
+
+        return self._keep(name, _State(cursor.lastrowid, 0, 0, 0, ""))
+
+    def _keep(self, name: str, state: _State) -> _State:
+        self._states[name] = state
+        if len(self._states) > STATES_KEPT:
+            self._drop_oldest()
+
+        return state
+
+    def _drop_oldest(self) -> None:
+        name, state = next(iter(self._states.items()))
+        # A state with pending rows is the only place that knows them; the next flush frees it.
+        if state.id not in self._dirty:
+            del self._states[name]
+
+    def _store(self, state: _State, records: list[StoredRecord], now: int) -> None:
+        last_timestamp = records[-1].timestamp or 0
+        self._batches.append(
+            (state.id, state.next_seq, len(records), last_timestamp, now, _encode(records))
+        )
+        state.next_seq += len(records)
+        state.last_timestamp = last_timestamp
+        self._dirty[state.id] = state
+
+    def _obey(
+        self, connection: sqlite3.Connection, state: _State, batch: Batch, first_seq: int
+    ) -> None:
+        if batch.fence_to is not None:
+            state.fencing_token = batch.fence_to
+        if batch.trim_to is None:
+            return
+        index, target = batch.trim_to
+        state.trim_seq = max(state.trim_seq, min(target, first_seq + index))
+        self.flush(connection)
+        connection.execute(
+            "DELETE FROM batches WHERE stream_id = ? AND first_seq + count <= ?",
+            (state.id, state.trim_seq),
+        )
+
+
+def _check_conditions(state: _State | None, batch: Batch) -> None:
+    current = state.fencing_token if state else ""
+    if batch.fencing_token is not None and batch.fencing_token != current:
+        raise FencingTokenMismatchError(current)
+    expected = state.next_seq if state else 0
+    if batch.match_seq_num is not None and batch.match_seq_num != expected:
+        raise SeqNumMismatchError(expected)
+
+
+def _stamp(records: list[StoredRecord], *, now: int, floor: int) -> int:
+    """Give every record its timestamp: the client's, capped at arrival, never falling."""
+    for record in records:
+        timestamp = now if record.timestamp is None else min(record.timestamp, now)
+        record.timestamp = floor = max(timestamp, floor)
+
+    return records[0].timestamp or 0
