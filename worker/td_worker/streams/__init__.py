@@ -35,6 +35,7 @@ from td_worker.streams.arguments import (
     split_key,
 )
 from td_worker.streams.naming import DEFAULT_KEY, check_key
+from td_worker.streams.reader import Chunks
 from td_worker.streams.writer import Source, StreamHandle, Writer, start_pipe
 
 __all__ = [
@@ -159,15 +160,15 @@ async def append(first: Any, second: Any = MISSING, /, *, target: str | None = N
     return lane.last_seq
 
 
-async def read(
+def read(
     run_id: str,
     key: str = DEFAULT_KEY,
     *,
     start_index: int | None = None,
-    timeout: float | timedelta = 60,  # noqa: ASYNC109  silence that ends the stream
+    timeout: float | timedelta = 60,
 ) -> AsyncGenerator[Any, None]:
     """
-    Yield the chunks of a run's stream, each once, in order, and follow it.
+    Return the chunks of a run's stream, each once, in order, and follow it.
 
     Reconnects by itself. Control records and records that hold no envelope are left out. Wrap it
     into `contextlib.aclosing` to close its connection as soon as you stop early.
@@ -187,6 +188,11 @@ async def read(
     chunks = current_execution().streams.read(
         asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s
     )
+
+    return _each(chunks)
+
+
+async def _each(chunks: Chunks) -> AsyncGenerator[Any, None]:
     try:
         while (batch := await asyncio.wrap_future(chunks.next())) is not None:
             for chunk in batch:

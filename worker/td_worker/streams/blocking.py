@@ -40,6 +40,7 @@ from td_worker.streams.arguments import (
 )
 from td_worker.streams.lane import Lane
 from td_worker.streams.naming import DEFAULT_KEY, check_key
+from td_worker.streams.reader import Chunks
 
 __all__ = ["DefinedStream", "StreamHandle", "Writer", "append", "define", "pipe", "read", "writer"]
 
@@ -281,7 +282,7 @@ def read(
     timeout: float | timedelta = 60,
 ) -> Generator[Any, None, None]:
     """
-    Yield the chunks of a run's stream, each once, in order, and follow it.
+    Return the chunks of a run's stream, each once, in order, and follow it.
 
     Reconnects by itself. Control records and records that hold no envelope are left out. Wrap it
     into `contextlib.closing` to close its connection as soon as you stop early.
@@ -303,6 +304,11 @@ def read(
     chunks = current_execution().streams.read(
         asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s
     )
+
+    return _each(chunks)
+
+
+def _each(chunks: Chunks) -> Generator[Any, None, None]:
     try:
         while (batch := chunks.next().result()) is not None:
             yield from batch

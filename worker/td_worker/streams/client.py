@@ -92,7 +92,7 @@ class StreamClient:
     async def drain(
         self,
         execution: Execution,
-        timeout: float,  # noqa: ASYNC109  does not raise on time-out
+        timeout: float,
     ) -> int:
         """
         Get acked what `execution` has written; after `timeout` seconds give up the rest.
@@ -144,7 +144,7 @@ class StreamClient:
 
     # --- runtime loop --------------------------------------------------------------------------
 
-    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  cancels after it
+    async def close(self, timeout: float = 5.0) -> None:
         """Send what is buffered; after `timeout` seconds give up the rest. For the runtime loop."""
         tasks = set(self._tasks)
         if tasks:
