@@ -48,6 +48,20 @@ async def ignore_everything(payload):
         except asyncio.CancelledError:
             print("cancelled")
 
+async def count_up(payload):
+    done = 0
+    if context.attempt.number > 1:
+        async for _ in streams.read(context.run.id, "numbers", timeout=1):
+            done += 1
+    async with streams.writer("numbers") as writer:
+        for number in range(done, payload["to"]):
+            await writer.write(number)
+            if number == payload["pause_at"] and context.attempt.number == 1:
+                await writer.flush()
+                print("paused")
+                await asyncio.sleep(3600)
+    return done
+
 def die(payload):
     os.kill(os.getpid(), 9)
 """
@@ -86,6 +100,18 @@ def test_a_killed_workers_run_starts_again_elsewhere_and_keeps_what_was_acked(
         assert len(first) >= acked
         assert [number for attempt, number in chunks if attempt == 2] == list(range(100))
         assert runtime.event("worker.exited", worker_pid=victim)["signal"] == "SIGKILL"
+
+
+def test_the_resume_recipe_of_the_docs_writes_every_number_once(data_dir: Path) -> None:
+    """docs/concepts/streams.md: a killed run that reads what is there goes on right behind it."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=2) as runtime:
+        run_id = runtime.trigger("count_up", {"to": 1000, "pause_at": 399})
+        runtime.event("task.printed", run_id=run_id, text="paused")
+
+        os.kill(_pid_of(runtime, run_id), signal.SIGKILL)
+
+        assert runtime.output(run_id) == 400
+        assert read_stream(runtime, run_id, "numbers") == list(range(1000))
 
 
 def test_a_killed_worker_is_replaced(data_dir: Path) -> None:
