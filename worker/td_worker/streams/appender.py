@@ -158,7 +158,10 @@ class Appender:
                 return
             lane.closed = True
             lane.error = error
-        self._client.submit(self._retire(lane))
+        with contextlib.suppress(StreamClosedError):  # then nothing can be evicted any more
+            self._client.submit(self._retire(lane))
+            return
+        self._settle(lane)
 
     def abort_lane(self, lane: Lane, *, lost: bool) -> None:
         """Drop what `lane` has in the buffer and settle it; a batch in flight stays in flight."""
@@ -266,10 +269,11 @@ class Appender:
             if self._in_flight is not None:
                 batches.append(self._in_flight)
                 self._in_flight = None
-            resolve(self._release(sum(batch.size for batch in batches)))
+            waiters = self._release(sum(batch.size for batch in batches))
             lanes = {lane for batch in batches for lane in batch.lanes if not lane.dropped}
             for lane in lanes:
                 self._drop(lane, cause)
+        resolve(waiters)
 
         return list(lanes)
 
@@ -286,9 +290,9 @@ class Appender:
     def _reject(self, lanes: list[Lane]) -> None:
         for lane in lanes:
             with self._lock:
-                waiters, settled = lane.take_waiters(), lane.take_settled()
+                waiters = lane.take_waiters()
             resolve(waiters, lane.error)
-            resolve(settled)
+            self._settle(lane)
             lane.stop_feeding()
 
     async def _retire(self, lane: Lane) -> None:
@@ -298,9 +302,7 @@ class Appender:
         credential_id = lane.credential_id or self._client.credential_id(self.slot)
         if credential_id is not None:
             await self._evict(credential_id, reason=f"a writer failed: {type(lane.error).__name__}")
-        with self._lock:
-            settled = lane.take_settled()
-        resolve(settled)
+        self._settle(lane)
 
     async def _evict(self, credential_id: str, *, reason: str) -> None:
         try:
@@ -310,6 +312,11 @@ class Appender:
 
     # --- both ----------------------------------------------------------------------------------
 
+    def _settle(self, lane: Lane) -> None:
+        with self._lock:
+            settled = lane.take_settled()
+        resolve(settled)
+
     def _stir(self) -> None:
         """Have the next batch sent now, unless one is in flight or nothing is there."""
         with self._lock:
@@ -317,7 +324,10 @@ class Appender:
                 return
             was_idle = self._state is _State.IDLE
             self._state = _State.BUSY
-        self._client.call(self._start if was_idle else self._stirred.set)
+        try:
+            self._client.call(self._start if was_idle else self._stirred.set)
+        except StreamClosedError as error:
+            self._reject(self._drop_all(error))
 
     def _start(self) -> None:
         self._client.spawn(self._run(), name=f"append {self.slot}")

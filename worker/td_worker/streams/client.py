@@ -146,13 +146,14 @@ class StreamClient:
 
     async def close(self, timeout: float = 5.0) -> None:
         """Send what is buffered; after `timeout` seconds give up the rest. For the runtime loop."""
-        tasks = set(self._tasks)
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        deadline = self._loop.time() + timeout
+        while self._tasks and (left := deadline - self._loop.time()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left)
         self._closed = True
+        late = set(self._tasks)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     def _appender(self, slot: Slot) -> Appender:
         with self._lock:

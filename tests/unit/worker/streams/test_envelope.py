@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from td_worker.errors import ChatChunkTooLargeError, ChunkNotEncodableError
@@ -103,6 +103,7 @@ def test_the_cap_counts_utf8_bytes_of_the_whole_envelope():
     assert caught.value.chunk_size == MAX_ENVELOPE + 1
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_whatever_json_can_say_comes_back(chunk):
     """Any JSON value survives, with lone surrogates and integers beyond 64 bits."""
