@@ -10,9 +10,10 @@ def test_counts_to_three():
     assert platform.chunks("run_1", "progress") == [1, 2, 3]
 ```
 
-Leaving `execution` waits for the streams, as the end of a run does. The platform listens on
-loopback, counts every PUT, and misbehaves on request: it refuses tokens, answers with any status,
-drops connections before or after it has stored a batch, and holds answers back.
+Leaving `execution` waits for the streams, as the end of a run does; but `asyncio.run` cancels pipes
+that nobody has awaited by its own end, which a worker would not. The platform listens on loopback,
+counts every PUT, and misbehaves on request: it refuses tokens, answers with any status, drops
+connections before or after it has stored a batch, and holds answers back.
 """
 
 # msgspec reads the annotations of these classes, so they must not be postponed.

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from td_worker import streams
 from td_worker.context import executing
-from td_worker.errors import ChatChunkTooLargeError, StreamWriteError
+from td_worker.errors import ChatChunkTooLargeError, StreamClosedError, StreamWriteError
 from td_worker.streams import blocking
 from td_worker.streams.policy import StreamLimits
 from tests.integration.streams.conftest import RUN
@@ -216,6 +216,31 @@ async def test_a_failed_stream_nobody_awaited_is_counted_and_not_raised(platform
         with pytest.raises(StreamWriteError):
             await handle.wait()
         platform.heal()
+
+
+async def test_an_unwritable_chunk_in_a_pipe_counts_as_lost_and_is_logged(platform, execution):
+    """Nobody may look at the handle: the end of the run and the log must tell."""
+    with executing(execution), capture_logs() as logs:
+        streams.pipe("s", ["fine", HUGE])
+        assert await execution.streams.drain(execution, 30) == 1
+
+    failed = [line for line in logs if line["event"] == "stream.writer_failed"]
+    assert [line["slot"] for line in failed] == ["run/run_1/s"]
+    assert "ChatChunkTooLargeError" in failed[0]["reason"]
+
+
+async def test_a_source_that_stumbles_over_another_writer_ends_its_pipe(platform, execution):
+    """A StreamClosedError of the source's own is an error like any other, not an abort."""
+    with executing(execution):
+        other = streams.writer("other")
+        await other.wait()
+
+        async def stumble() -> AsyncIterator[int]:
+            yield 1
+            await other.write(2)
+
+        with pytest.raises(StreamClosedError, match="other"):
+            await streams.pipe("s", stumble()).wait()
 
 
 def test_a_pipe_of_a_plain_task_runs_in_its_own_thread(platform, execution):

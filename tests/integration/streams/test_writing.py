@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from td_sharedcache import Slot
 from td_worker import streams
 from td_worker.context import Execution, executing
 from td_worker.errors import (
@@ -25,6 +26,7 @@ from td_worker.streams.policy import StreamLimits
 from td_worker.testing import FakePlatform
 from tests.integration.streams.conftest import RUN
 
+SLOT = Slot.run(RUN, "k")
 HUGE = "x" * 1_100_000
 
 
@@ -247,6 +249,61 @@ async def test_any_key_without_a_slash_reaches_its_stream(platform, execution, k
         await streams.append(key, key)
 
     assert platform.chunks(RUN, key) == [key]
+
+
+def _fail_in_a_block(key: str, chunk: object) -> None:
+    with blocking.writer(key) as w:
+        w.write(chunk)
+        raise ZeroDivisionError
+
+
+def test_the_plain_twins_do_the_same(platform, execution):
+    """Writer, flush, wait, append, pipe, define and read without asyncio, in any thread."""
+    defined = blocking.define("twin")
+    with executing(execution):
+        w = blocking.writer("twin")
+        w.write(0)
+        w.flush()
+        assert w.last_event_id == "0"
+        w.write(1)
+        assert w.wait() == "1"
+        assert blocking.append("twin", 2) == 2
+        assert defined.append(3) == 3
+        assert defined.pipe([4]).wait() == "4"
+        with defined.writer() as bound:
+            bound.write(5)
+        found = list(defined.read(RUN, timeout=1))
+        with pytest.raises(ZeroDivisionError):
+            _fail_in_a_block("failing", "kept")
+
+    assert found == platform.chunks(RUN, "twin") == [0, 1, 2, 3, 4, 5]
+    assert platform.chunks(RUN, "failing") == ["kept"]
+
+
+def test_an_append_that_is_refused_has_evicted_its_slot(platform, execution):
+    """Once the caller sees the oversize error the next append PUTs again, in both halves."""
+    with executing(execution):
+        blocking.append("s", 1)
+        with pytest.raises(ChatChunkTooLargeError):
+            blocking.append("s", HUGE)
+        blocking.append("s", 2)
+
+    assert platform.puts == {(RUN, "s"): 2}
+
+
+def test_a_stopping_worker_refuses_new_streams_and_fails_late_writes(platform):
+    """After the client is closed nothing hangs: open, write and wait say that it stops."""
+    with platform.client() as client:
+        lane = client.open(SLOT)
+        client.submit(client.close()).result()
+        lane.offer("late")
+        lane.close()
+        assert lane.settled.result(timeout=5) is None
+        assert lane.lost == 1
+        with pytest.raises(StreamClosedError, match="stopping"):
+            client.open(SLOT)
+
+    assert "stopping" in str(lane.error)
 
 
 async def test_bad_keys_and_calls_outside_a_task_are_refused_at_the_call(platform, execution):

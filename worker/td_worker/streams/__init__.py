@@ -151,9 +151,8 @@ async def append(first: Any, second: Any = MISSING, /, *, target: str | None = N
     """
     key, value = split_key(first, second, what="streams.append")
     lane = open_lane(key, target)
-    one = Writer(lane)
-    await one.write(value)
-    await one.wait()
+    async with Writer(lane) as one:
+        await one.write(value)
     if lane.last_seq is None:
         raise lane.refusal()
 

@@ -22,6 +22,7 @@ import structlog
 from td_sharedcache.errors import CacheError
 from td_sharedcache.slot import Slot
 from td_worker.errors import StreamClosedError, StreamError, StreamWriteError
+from td_worker.http import say
 from td_worker.stream_store import Ack
 from td_worker.streams.buffer import RECORD_OVERHEAD, Batch, Budget, Queue, resolve
 from td_worker.streams.delivery import Delivery
@@ -151,13 +152,15 @@ class Appender:
         resolve(done)
         self._stir()
 
-    def fail_lane(self, lane: Lane, error: Exception) -> None:
+    def fail_lane(self, lane: Lane, error: Exception, *, lost: int) -> None:
         """End `lane` alone, because of its own `error`, once what it has accepted is acked."""
         with self._lock:
             if lane.closed:
                 return
             lane.closed = True
             lane.error = error
+            lane.lost += lost
+        log.warning("stream.writer_failed", slot=self.slot, reason=say(error))
         with contextlib.suppress(StreamClosedError):  # then nothing can be evicted any more
             self._client.submit(self._retire(lane))
             return
@@ -171,7 +174,7 @@ class Appender:
             if not settled:
                 return
             lane.dropped = True
-            lane.lost = lane.unacked if lost else 0
+            lane.lost += lane.unacked if lost else 0
             self._hurried.discard(lane)
             done = lane.take_waiters() + settled + self._release(self._queue.discard(lane))
         resolve(done)
@@ -253,7 +256,7 @@ class Appender:
             "stream.write_failed",
             slot=self.slot,
             writers=len(failed),
-            records=sum(lane.lost for lane in failed),
+            records=sum(lane.unacked for lane in failed),
             reason=str(cause),
         )
         credential = self._delivery.credential
@@ -279,7 +282,7 @@ class Appender:
 
     def _drop(self, lane: Lane, cause: Exception) -> None:
         lane.closed = lane.dropped = True
-        lane.lost = lane.unacked
+        lane.lost += lane.unacked
         if lane.error is None:
             lane.error = StreamWriteError(
                 self.slot, acked=lane.acked, unacked=lane.unacked, reason=str(cause)

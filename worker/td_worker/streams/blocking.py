@@ -265,9 +265,8 @@ def append(first: Any, second: Any = MISSING, /, *, target: str | None = None) -
     refuse_on_event_loop("streams.append")
     key, value = split_key(first, second, what="streams.append")
     lane = open_lane(key, target)
-    one = Writer(lane)
-    one.write(value)
-    one.wait()
+    with Writer(lane) as one:
+        one.write(value)
     if lane.last_seq is None:
         raise lane.refusal()
 
@@ -334,9 +333,8 @@ def _pump(lane: Lane, source: Iterable[Any]) -> None:
     writer = Writer(lane)
     try:
         _write_all(writer, source)
-    except StreamClosedError:
-        return  # aborted
     except BaseException as error:  # noqa: BLE001  a thread has nobody to raise to; `wait` does
+        # Does nothing to a lane that was aborted or has failed before.
         lane.fail(error if isinstance(error, Exception) else StreamClosedError(repr(error)))
     else:
         lane.close()

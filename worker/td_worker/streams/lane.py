@@ -132,10 +132,12 @@ class Lane:
         Take nothing more because of `error`, which is this writer's own.
 
         What was accepted is still sent; then the slot is evicted, as the official SDK does on any
-        rejection, and the lane settles.
+        rejection, and the lane settles. A chunk that a source has fed and that cannot be written
+        counts as lost: nobody may ever look at the pipe that carried it.
         """
-        self.stop_source = None
-        self._appender.fail_lane(self, error)
+        fed, self.stop_source = self.stop_source is not None, None
+        unwritable = isinstance(error, ChatChunkTooLargeError | ChunkNotEncodableError)
+        self._appender.fail_lane(self, error, lost=int(fed and unwritable))
 
     def abort(self) -> None:
         """Drop what is not sent yet and settle now, quietly: the slot is kept."""

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-from td_worker.errors import StreamClosedError
 from td_worker.streams.arguments import TURN
 from td_worker.streams.lane import Lane
 
@@ -182,10 +181,8 @@ async def _pump(lane: Lane, source: Source) -> None:
     writer = Writer(lane)
     try:
         await _write_all(writer, source)
-    except StreamClosedError:
-        return  # aborted
     except Exception as error:  # noqa: BLE001  it is raised by `wait`, to whom it concerns
-        lane.fail(error)
+        lane.fail(error)  # does nothing to a lane that was aborted or has failed before
     else:
         lane.close()
 
