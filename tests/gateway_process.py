@@ -36,10 +36,12 @@ class GatewayProcess:
         data_dir: Holds ``platform.db`` and ``runs.db``.
     """
 
-    def __init__(self, data_dir: Path, *, allow_faults: bool = True) -> None:
+    def __init__(
+        self, data_dir: Path, *, allow_faults: bool = True, port: int | None = None
+    ) -> None:
         self.data_dir = data_dir
         self.secret_key = "tr_dev_test_key"
-        self.port = _free_port()
+        self.port = port or _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.headers = {"authorization": f"Bearer {self.secret_key}"}
         self._allow_faults = allow_faults
@@ -64,7 +66,7 @@ class GatewayProcess:
         return (self.data_dir / "gateway.log").read_text()
 
     def start(self) -> None:
-        """Start it and wait for READY."""
+        """Start it and wait for READY. It ends with the thread that called this."""
         control, theirs = socket.socketpair()
         with theirs, (self.data_dir / "gateway.log").open("ab") as log:
             self._process = subprocess.Popen(

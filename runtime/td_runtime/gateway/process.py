@@ -14,10 +14,9 @@ from typing import Any, Final
 from td_runtime.errors import ExitCode
 from td_runtime.gateway.app import build_app
 from td_runtime.gateway.errors import GatewayError, StoreOpenError
-from td_runtime.gateway.guard import Guard
 from td_runtime.gateway.journal import Journal
 from td_runtime.gateway.platform import Platform
-from td_runtime.gateway.server import GatewayServer
+from td_runtime.gateway.server import GatewayServer, listen
 from td_runtime.gateway.settings import Settings, parse_settings
 
 STOP_S: Final = 2.0  # for requests in flight, when asked to stop
@@ -77,8 +76,7 @@ class Gateway:
             platform.close()
 
     async def _serve(self, platform: Platform) -> int:
-        application = build_app(platform, self._settings, self._journal)
-        server = self._make_server(application)
+        server = await self._make_server(platform)
         serving = asyncio.create_task(server.serve())
         await self._say_ready(serving)
         chores = asyncio.create_task(self._do_chores(platform))
@@ -95,8 +93,10 @@ class Gateway:
 
         return ExitCode.OK if self._stop.is_set() else ExitCode.FAILED
 
-    def _make_server(self, application: Guard) -> GatewayServer:
-        server = GatewayServer(application, host=self._settings.host, port=self._settings.port)
+    async def _make_server(self, platform: Platform) -> GatewayServer:
+        listener = await listen(self._settings.host, self._settings.port)
+        application = build_app(platform, self._settings, self._journal)
+        server = GatewayServer(application, listener)
         server.on_startup(self._bound.set)
 
         return server

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import socket
 from typing import Any, Final
 
@@ -13,12 +15,20 @@ from td_runtime.gateway.errors import PortUnavailableError
 
 BACKLOG: Final = 1024
 CONNECTIONS_MAX: Final = 8192  # each open read holds one
+PREDECESSOR_S: Final = 2.5  # how long a gateway takes to end, and a little more
+_RETRY_S: Final = 0.05
 
 
 class GatewayServer(Server):
-    """Serves one ASGI application over HTTP/1.1 and h2c on one port."""
+    """Serves one ASGI application over HTTP/1.1 and h2c on one port.
 
-    def __init__(self, application: Any, *, host: str, port: int) -> None:
+    Args:
+        application: Who answers.
+        listener: The socket to accept on; the server owns it from now on.
+    """
+
+    def __init__(self, application: Any, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
         super().__init__(
             application,
             address=host,
@@ -29,6 +39,7 @@ class GatewayServer(Server):
             websockets=False,
             log_enabled=False,
         )
+        self._listener = listener
 
     def end(self) -> None:
         """Accept nothing more; ``serve`` returns when what is in flight is answered."""
@@ -37,8 +48,28 @@ class GatewayServer(Server):
     def _init_shared_socket(self) -> None:
         # Granian binds with SO_REUSEPORT: a second process on the port would not be refused but
         # get every other connection, and could be anybody's.
-        listener = _listen(self.bind_addr, self.bind_port)
-        self._shd = SocketHolder(listener.detach(), False, BACKLOG)  # type: ignore[assignment, call-arg]
+        fd = self._listener.detach()
+        self._shd = SocketHolder(fd, False, BACKLOG)  # type: ignore[assignment, call-arg]
+
+
+async def listen(host: str, port: int) -> socket.socket:
+    """Listen on a port, outwaiting a gateway that is just ending there.
+
+    After its supervisor was killed a gateway finishes what is in flight; its successor needs the
+    same port, and nothing tells when it is free.
+
+    Raises:
+        PortUnavailableError: Somebody else has the port, or the host is not one of ours.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PREDECESSOR_S
+    while True:
+        try:
+            return _listen(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or loop.time() > deadline:
+                raise PortUnavailableError(host=host, port=port, reason=str(error)) from error
+        await asyncio.sleep(_RETRY_S)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -48,9 +79,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise PortUnavailableError(host=host, port=port, reason=str(error)) from error
+        raise
     listener.setblocking(False)
 
     return listener

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -128,6 +129,21 @@ def test_a_port_in_use_is_exit_1(own_gateway: GatewayProcess, tmp_path: Path) ->
 
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{own_gateway.port}" in done.stderr.decode()
+
+
+def test_a_successor_outwaits_its_predecessor(own_gateway: GatewayProcess, tmp_path: Path) -> None:
+    """A gateway that finds its port taken by one that is ending gets it when that one is gone."""
+    folder = tmp_path / "second"
+    folder.mkdir()
+    successor = GatewayProcess(folder, port=own_gateway.port)
+    leaving = threading.Timer(0.5, own_gateway.stop)
+    leaving.start()
+
+    successor.start()  # not in the thread: a gateway ends with the thread that started it
+    leaving.join(60)
+
+    assert successor.stats()["puts"] == {}
+    assert successor.stop() == 0
 
 
 @pytest.mark.parametrize("document", [b"", b"{", {}, {"port": 0}, {"secret_key": ""}])

@@ -111,6 +111,30 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         Storage.open(path)
 
 
+async def test_two_processes_on_one_file_do_not_overlap(tmp_path: Path) -> None:
+    """Should two writers meet, as at a hand-over, numbers stay gapless and every record is kept."""
+    storages = [Storage.open(str(tmp_path / "platform.db")) for _ in range(2)]
+    writers = [Streams(storage) for storage in storages]
+    try:
+        acks = [
+            await writers[n // 2 % 2].append("s", batch(b"%d" % n), is_creating=True)
+            for n in range(12)
+        ]
+        acks += await asyncio.gather(
+            *(writers[n % 2].append("s", batch(b"%d" % n), is_creating=True) for n in range(12, 40))
+        )
+        found = await writers[0].read("s", 0, ReadLimit())
+    finally:
+        for streams, storage in zip(writers, storages, strict=True):
+            streams.close()
+            storage.close()
+
+    assert sorted(a.start.seq_num for a in acks) == list(range(40))
+    assert {r.body: r.seq_num for r in found.records} == {
+        b"%d" % n: ack.start.seq_num for n, ack in enumerate(acks)
+    }
+
+
 async def test_a_full_disk_costs_no_numbers(storage: Storage, streams: Streams) -> None:
     """Appends that do not fit are refused whole; once there is room numbers go on gaplessly."""
     await streams.append("s", batch(b"first"), is_creating=True)

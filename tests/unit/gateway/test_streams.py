@@ -69,6 +69,29 @@ async def test_states_are_let_go_and_found_again(
         assert {a.start.seq_num for a in acks} == {expected}
 
 
+async def test_a_time_is_found_in_any_batch(streams: Streams) -> None:
+    """The first record at or after a time is found, inside batches, at their edges, after trims."""
+    for first in range(0, 60, 3):
+        stamps = [(first + n) // 2 * 10 for n in range(3)]
+        records = [StoredRecord(stamp, b"") for stamp in stamps]
+        await streams.append("s", make_batch(records), is_creating=True)
+
+    def expected(timestamp: int, low: int) -> int:
+        return next((n for n in range(low, 60) if n // 2 * 10 >= timestamp), low_or_tail(low))
+
+    def low_or_tail(low: int) -> int:
+        return max(low, tail)
+
+    tail = 60
+    times = range(0, 310, 5)
+    assert [await streams.find("s", t) for t in times] == [expected(t, 0) for t in times]
+
+    trim = make_batch([StoredRecord(None, (31).to_bytes(8, "big"), [(b"", b"trim")])])
+    await streams.append("s", trim, is_creating=True)
+    found = [await streams.find("s", t) for t in times if t <= 290]
+    assert found == [expected(t, 31) for t in times if t <= 290]
+
+
 async def test_a_wake_follows_the_commit(streams: Streams) -> None:
     """A follower that is woken finds the record; it is woken by its own stream alone."""
     wake, other = asyncio.Event(), asyncio.Event()

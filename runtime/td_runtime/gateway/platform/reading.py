@@ -159,12 +159,27 @@ def find(connection: sqlite3.Connection, name: str, timestamp: int) -> int:
     """
     with _snapshot(connection):
         stream_id, tail, trim_seq = look_up(connection, name)
-        row = connection.execute(
-            "SELECT first_seq FROM batches WHERE stream_id = ? AND last_timestamp >= ?"
-            " ORDER BY first_seq LIMIT 1",
-            (stream_id, timestamp),
-        ).fetchone()
-        if row is None:
-            return tail.seq_num
-        with closing(_walk(connection, stream_id, max(row[0], trim_seq))) as records:
+        first_seq = _bisect(connection, stream_id, trim_seq, tail.seq_num, timestamp)
+        with closing(_walk(connection, stream_id, first_seq)) as records:
             return next((r.seq_num for r in records if r.timestamp >= timestamp), tail.seq_num)
+
+
+def _bisect(
+    connection: sqlite3.Connection, stream_id: int, low: int, high: int, timestamp: int
+) -> int:
+    """Where the first batch begins that reaches a timestamp; timestamps never fall."""
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(
+            "SELECT first_seq, count, last_timestamp FROM batches"
+            " WHERE stream_id = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1",
+            (stream_id, middle),
+        ).fetchone()
+        if row is None:  # deleted with age
+            low = middle + 1
+        elif row[2] < timestamp:
+            low = row[0] + row[1]
+        else:
+            high = row[0]
+
+    return low

@@ -51,7 +51,12 @@ class _State:
 
 
 class Sequencer:
-    """Gives sequence numbers and timestamps. Everything here runs on the writer thread."""
+    """Gives sequence numbers and timestamps. Everything here runs on the writer thread.
+
+    Should another process write to the file, as a predecessor may that is just ending, the first
+    number given from stale state meets one that is taken: the file refuses it, the transaction is
+    rolled back, and ``forget`` has the state read anew.
+    """
 
     def __init__(self) -> None:
         self._states: OrderedDict[str, _State] = OrderedDict()

@@ -41,7 +41,7 @@ CREATE TABLE batches (
     stored_at INTEGER NOT NULL,
     payload BLOB NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX batches_by_place ON batches (stream_id, first_seq, last_timestamp);
+CREATE UNIQUE INDEX batches_by_place ON batches (stream_id, first_seq);
 CREATE TABLE tokens (
     hash BLOB PRIMARY KEY,
     slot TEXT NOT NULL,
@@ -200,9 +200,19 @@ class Storage:
     def _commit(self, group: list[_Write]) -> None:
         try:
             self._try_commit(group)
-        except Exception as error:  # noqa: BLE001  the writer must outlive any failed write
+        except Exception:  # noqa: BLE001  the writer must outlive any failed write
             self._roll_back()
-            self._isolate(group, error)
+            for write in group:
+                self._commit_alone(write)
+
+    def _commit_alone(self, write: _Write) -> None:
+        """Try again in a transaction of its own: a bad write fails alone, stale state is gone."""
+        try:
+            self._try_commit([write])
+        except Exception as error:  # noqa: BLE001  as above
+            self._roll_back()
+            write.error = StoreUnavailableError(f"the write was not committed: {error}")
+            write.error.__cause__ = error
 
     def _try_commit(self, group: list[_Write]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -217,16 +227,6 @@ class Storage:
             self._connection.execute("ROLLBACK")
         for participant in self._participants:
             participant.forget()
-
-    def _isolate(self, group: list[_Write], error: Exception) -> None:
-        """Give each write its own transaction, so that one bad write fails alone."""
-        if len(group) > 1:
-            for write in group:
-                self._commit([write])
-            return
-        failure = StoreUnavailableError(f"the write was not committed: {error}")
-        failure.__cause__ = error
-        group[0].error = failure
 
 
 def _settle(group: Iterable[_Write]) -> None:
