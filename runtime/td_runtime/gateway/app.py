@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Router
 
 from td_runtime.gateway.admin import Admin
 from td_runtime.gateway.guard import Guard
@@ -17,7 +16,9 @@ def build_app(platform: Platform, settings: Settings, journal: Journal) -> Guard
     key = settings.secret_key
     admin = Admin(platform, secret_key=key, allow_faults=settings.allow_faults, journal=journal)
     endpoint = f"http://{settings.advertised}/v1"
-    application = Starlette(
+    # A bare router: the guard is the one place that answers for errors, and knows what to say.
+    application = Router(
+        redirect_slashes=False,
         routes=[
             Mount("/v1", app=platform.stream_store(secret_key=key)),
             Mount(
@@ -25,7 +26,7 @@ def build_app(platform: Platform, settings: Settings, journal: Journal) -> Guard
                 app=platform.control_plane(secret_key=key, endpoint=endpoint),
             ),
             *admin.routes(),
-        ]
+        ],
     )
 
     return Guard(application, settings=settings, journal=journal)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterable
 from typing import Any, Final
 
 from td_runtime.gateway.settings import LogSettings
@@ -16,10 +17,16 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Journal:
-    """Writes events; safe from any thread."""
+    """Writes events; safe from any thread.
 
-    def __init__(self, settings: LogSettings) -> None:
+    Args:
+        settings: How and where to.
+        secrets: Texts that no line may hold.
+    """
+
+    def __init__(self, settings: LogSettings, *, secrets: Iterable[str] = ()) -> None:
         self._settings = settings
+        self._secrets = tuple(secrets)
         self._lock = threading.Lock()
         self._logger: Any = None
 
@@ -27,15 +34,22 @@ class Journal:
         """Import and configure what the first line needs. Later calls do nothing."""
         with self._lock:
             if self._logger is None:
-                self._logger = _configure(self._settings)
+                self._logger = _configure(self._settings, self._secrets)
 
     def write(self, level: str, event: str, **fields: object) -> None:
         """Write one event."""
         self.prepare()
         self._logger.log(_LEVELS[level], event, **fields)
 
+    def close(self) -> None:
+        """Say what is still unsaid."""
+        if self._logger is not None:
+            from td_runtime import logs
 
-def _configure(settings: LogSettings) -> Any:
+            logs.close()
+
+
+def _configure(settings: LogSettings, secrets: Iterable[str]) -> Any:
     import structlog
 
     from td_runtime import logs
@@ -47,5 +61,7 @@ def _configure(settings: LogSettings) -> Any:
         host=socket.gethostname(),
         worker=None,
     )
+    for secret in secrets:
+        logs.register_secret(secret)
 
     return structlog.get_logger("td_runtime.gateway")

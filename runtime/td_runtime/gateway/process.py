@@ -37,18 +37,17 @@ def main() -> int:
     # The writer thread commits while the loop computes; at the default of 5 ms each of its
     # returns from SQLite would wait that long for the interpreter lock.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    journal = Journal(settings.log)
+    journal = Journal(settings.log, secrets=[settings.secret_key])
     try:
         return asyncio.run(Gateway(settings, journal).run())
-    except StoreOpenError as error:
-        journal.write("error", "gateway.failed", error=str(error))
-        return ExitCode.STORE
     except GatewayError as error:
         journal.write("error", "gateway.failed", error=str(error))
-        return ExitCode.FAILED
+        return ExitCode.STORE if isinstance(error, StoreOpenError) else ExitCode.FAILED
     except Exception as error:  # noqa: BLE001  the last resort: say it, and exit with a code
         journal.write("error", "gateway.failed", error=repr(error), exc_info=error)
         return ExitCode.FAILED
+    finally:
+        journal.close()
 
 
 class Gateway:
@@ -89,7 +88,7 @@ class Gateway:
         is_clean = await self._finish(serving)
         self._journal.write("info", "gateway.stopped", is_clean=is_clean)
         if not is_clean:
-            _leave(platform)
+            _leave(platform, self._journal)
 
         return ExitCode.OK if self._stop.is_set() else ExitCode.FAILED
 
@@ -173,7 +172,8 @@ async def _ask_health(settings: Settings) -> None:
         writer.close()
 
 
-def _leave(platform: Platform) -> None:
+def _leave(platform: Platform, journal: Journal) -> None:
     """End at once, past the server's threads, which still hold connections."""
     platform.close()
+    journal.close()
     os._exit(ExitCode.OK)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from tests.gateway_process import GatewayProcess, start_gateway
-from tests.integration.gateway.client import mint
+from tests.integration.gateway.client import mint, put
 
 
 def run_with(document: object, **more: object) -> subprocess.CompletedProcess[bytes]:
@@ -104,8 +105,6 @@ def test_a_store_that_cannot_be_opened_is_exit_6(tmp_path: Path) -> None:
 
 def test_a_newer_store_is_not_touched(tmp_path: Path) -> None:
     """A file of a later schema is refused with code 6."""
-    import sqlite3
-
     database = sqlite3.connect(tmp_path / "platform.db")
     database.execute("PRAGMA user_version = 99")
     database.close()
@@ -129,6 +128,26 @@ def test_a_port_in_use_is_exit_1(own_gateway: GatewayProcess, tmp_path: Path) ->
 
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{own_gateway.port}" in done.stderr.decode()
+
+
+def test_an_unforeseen_error_is_an_answer(own_gateway: GatewayProcess) -> None:
+    """What nobody foresaw is a 500 without details and an event with them; the next call works."""
+    mint(own_gateway, "before")
+    runs = sqlite3.connect(own_gateway.data_dir / "runs.db")
+    runs.execute("ALTER TABLE runs RENAME COLUMN status TO state")
+    broken = put(own_gateway, "broken")
+    runs.execute("ALTER TABLE runs RENAME COLUMN state TO status")
+    runs.close()
+    working = put(own_gateway, "working")
+    own_gateway.stop()
+
+    assert (broken.status_code, broken.json()) == (500, {"error": "Internal Server Error"})
+    assert working.status_code == 202
+    (event,) = [e for e in own_gateway.events if e["event"] == "request.failed"]
+    assert (event["level"], event["method"]) == ("error", "PUT")
+    assert event["path"] == "/realtime/v1/streams/run_1/self/broken"
+    assert "no such column" in event["error"]
+    assert own_gateway.secret_key not in own_gateway.stderr
 
 
 def test_a_successor_outwaits_its_predecessor(own_gateway: GatewayProcess, tmp_path: Path) -> None:
