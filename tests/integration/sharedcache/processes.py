@@ -9,6 +9,9 @@ import traceback
 from td_sharedcache import CredentialCache, MintError
 from td_sharedcache.testing import make_grant
 
+_LONGEST_CHILD = 60
+"""Seconds after which a child is ended by the kernel."""
+
 
 class Pipe:
     """A pipe that both sides of a fork keep open: one byte is one event."""
@@ -62,6 +65,9 @@ class Child:
 
 
 def _run_and_leave(work, writer):
+    # A child whose test has failed may wait for a byte that nobody will send.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_LONGEST_CHILD)
     code = 1
     try:
         try:
