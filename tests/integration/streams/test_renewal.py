@@ -8,7 +8,7 @@ import contextlib
 import pytest
 from structlog.testing import capture_logs
 
-from td_sharedcache import Slot
+from td_sharedcache import Credential, Slot
 from td_sharedcache.errors import MintError
 from td_sharedcache.testing import InMemoryCredentialCache, ScriptedMinter
 from td_worker import streams
@@ -209,6 +209,24 @@ async def test_a_mint_that_fails_for_now_is_waited_out(platform):
             await asyncio.wrap_future(lane.flush())
 
     assert len(minter.slots) == 3
+
+
+def test_a_bug_below_fails_the_writers_and_is_logged_whole(platform):
+    """Whatever is raised unforeseen, writers hear of it, and the log has its trace."""
+
+    class BrokenCache(InMemoryCredentialCache):
+        def peek(self, slot: Slot) -> Credential | None:
+            raise ZeroDivisionError("a bug")
+
+    cache = BrokenCache(ScriptedMinter())
+    with platform.client(cache=cache) as client, capture_logs() as logs:
+        lane = client.open(SLOT)
+        lane.offer("x")
+        with pytest.raises(StreamWriteError, match="ZeroDivisionError: a bug"):
+            lane.flush().result()
+
+    failed = [line for line in logs if line["event"] == "stream.write_failed"]
+    assert isinstance(failed[0]["exc_info"], ZeroDivisionError)
 
 
 def test_threads_are_renewed_like_tasks(platform, execution):

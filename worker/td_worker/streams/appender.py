@@ -21,7 +21,7 @@ import structlog
 
 from td_sharedcache.errors import CacheError
 from td_sharedcache.slot import Slot
-from td_worker.errors import StreamClosedError, StreamError, StreamWriteError
+from td_worker.errors import StreamClosedError, StreamError, StreamWriteError, TdWorkerError
 from td_worker.http import say
 from td_worker.stream_store import Ack
 from td_worker.streams.buffer import RECORD_OVERHEAD, Batch, Budget, Queue, resolve
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from td_worker.streams.client import StreamClient
 
 log = structlog.get_logger()
+
+
+_EXPECTED = (TdWorkerError, CacheError)
 
 
 class _State(Enum):
@@ -257,7 +260,8 @@ class Appender:
             slot=self.slot,
             writers=len(failed),
             records=sum(lane.unacked for lane in failed),
-            reason=str(cause),
+            reason=_say(cause),
+            exc_info=None if isinstance(cause, _EXPECTED) else cause,
         )
         credential = self._delivery.credential
         if credential is not None:
@@ -285,7 +289,7 @@ class Appender:
         lane.lost += lane.unacked
         if lane.error is None:
             lane.error = StreamWriteError(
-                self.slot, acked=lane.acked, unacked=lane.unacked, reason=str(cause)
+                self.slot, acked=lane.acked, unacked=lane.unacked, reason=_say(cause)
             )
             lane.error.__cause__ = cause
         self._hurried.discard(lane)
@@ -346,3 +350,8 @@ class Appender:
             self._waiters = []
 
         return done
+
+
+def _say(cause: Exception) -> str:
+    # Our own errors are whole sentences; a bug's text means nothing without its kind.
+    return str(cause) if isinstance(cause, _EXPECTED) else say(cause)
