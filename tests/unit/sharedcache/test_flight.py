@@ -343,3 +343,23 @@ async def test_c3_an_eviction_beside_a_look_is_not_undone():
     cache._local.keep(held, cache._local.era)
 
     assert cache.peek(CHAT) is None
+
+
+def test_a_mint_that_is_stuck_in_this_process_is_not_waited_for_for_ever():
+    """C9: when a flight outlives every bound, a waiter goes alone, and says so in one event."""
+    minter, events = GatedMinter(), []
+    policy = Policy(lock_wait=0.0, mint_deadline=0.0, store_wait=0.0)
+    cache = InMemoryCredentialCache(minter, policy=policy, on_event=lambda e: events.append(e.name))
+    stuck, first = in_thread(lambda: cache.get_blocking(CHAT))
+    assert minter.started.wait(30)
+    minter.started.clear()
+
+    waiter, second = in_thread(lambda: cache.get_blocking(CHAT))
+    assert minter.started.wait(30)
+    minter.go.set()
+    stuck.join(30)
+    waiter.join(30)
+
+    assert first[0].id != second[0].id
+    assert events.count("cache.degraded") == 1
+    assert minter.calls == 2
