@@ -1,23 +1,21 @@
 """The control socket: how the command line and other clients talk to the supervisor (design §3).
 
+What is said over it, and the client's end; the supervisor's is `control_server`, so that a command
+that only asks something starts without asyncio.
+
 A Unix stream socket, mode 0600, whose peers must be of the same user or root. Typed messages in
 frames of length and msgpack; the first one either way is a hello with the version. Nothing is
 ever unpickled.
 """
 
-import asyncio
-import os
 import socket
-import struct
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from td_runtime.data_dir import DataDir
 from td_runtime.errors import TdRuntimeError
-from td_worker.channel import Channel
 from td_worker.messages import (
     MAX_CONTROL_FRAME,
     ChildOutcome,
@@ -30,7 +28,6 @@ __all__ = [
     "Accepted",
     "ControlClient",
     "ControlRefusedError",
-    "ControlServer",
     "GetStatus",
     "GetTree",
     "Hello",
@@ -145,104 +142,9 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 Answer = Hello | Accepted | RunView | TreeView | StatusView | Refused
 
-_request_decoder: Final = msgspec.msgpack.Decoder(Request)
 _answer_decoder: Final = msgspec.msgpack.Decoder(Answer)
-_PEER_CREDENTIALS: Final = struct.Struct("3i")
 
 AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
-
-Handler = Callable[[Request, Callable[[msgspec.Struct], None]], None]
-"""Takes a request and a function that sends its answer, at once or later."""
-
-
-class ControlServer:
-    """The supervisor's end: accepts clients, hands their requests to *handler*.
-
-    A client may have one request under way at a time; a client that leaves takes nothing with it.
-    """
-
-    def __init__(
-        self, data_dir: DataDir, handler: Handler, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._handler = handler
-        self._loop = loop
-        self._clients: set[Channel[Any]] = set()
-        self._path = data_dir.control_socket
-        self._listener = _listen(data_dir)
-        loop.add_reader(self._listener.fileno(), self._accept)
-
-    def close(self) -> None:
-        """Stop listening, hang up on clients, remove the socket."""
-        self._loop.remove_reader(self._listener.fileno())
-        self._listener.close()
-        self._path.unlink(missing_ok=True)
-        for client in list(self._clients):
-            client.close()
-
-    async def flushed(self) -> None:
-        """Return when clients have been sent their answers."""
-        for client in list(self._clients):
-            await client.flushed()
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
-        if _peer_uid(sock) not in {0, os.geteuid()}:
-            sock.close()
-            return
-        self._serve(sock)
-
-    def _serve(self, sock: socket.socket) -> None:
-        def receive(request: Request) -> None:
-            if isinstance(request, Hello):
-                client.send(_greet(request))
-            else:
-                self._handler(request, client.send)
-
-        client: Channel[Request] = Channel(
-            sock,
-            decoder=_request_decoder,
-            on_message=receive,
-            on_closed=lambda _: self._clients.discard(client),
-            loop=self._loop,
-            limit=MAX_CONTROL_FRAME,
-        )
-        self._clients.add(client)
-
-
-def _greet(hello: Hello) -> msgspec.Struct:
-    if hello.version == PROTOCOL_VERSION:
-        return Hello()
-
-    return Refused(
-        message=f"the client speaks version {hello.version} of the control protocol, "
-        f"the supervisor {PROTOCOL_VERSION}",
-        advice="Use the td-runtime that started the supervisor.",
-    )
-
-
-def _listen(data_dir: DataDir) -> socket.socket:
-    # Who gets here owns the folder, so a socket that is there belongs to nobody.
-    data_dir.control_socket.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        with data_dir.control_address() as address:
-            listener.bind(address)
-    finally:
-        os.umask(before)
-    listener.listen(128)
-    listener.setblocking(False)
-
-    return listener
-
-
-def _peer_uid(sock: socket.socket) -> int:
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-
-    return int(_PEER_CREDENTIALS.unpack(raw)[1])
 
 
 class ControlClient:

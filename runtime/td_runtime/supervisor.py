@@ -25,7 +25,6 @@ from td_runtime import __version__, logs
 from td_runtime.config import Config
 from td_runtime.control import (
     Accepted,
-    ControlServer,
     GetStatus,
     GetTree,
     Refused,
@@ -37,6 +36,7 @@ from td_runtime.control import (
     WaitForRun,
     WorkerView,
 )
+from td_runtime.control_server import ControlServer
 from td_runtime.data_dir import DataDir
 from td_runtime.dispatch import Dispatcher, TriggerError, child_outcome
 from td_runtime.errors import TdRuntimeError

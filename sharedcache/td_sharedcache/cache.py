@@ -19,10 +19,8 @@ from td_sharedcache.disk import DiskStore
 from td_sharedcache.errors import StoreBusyError, StoreDownError
 from td_sharedcache.event import CacheEvent, Reporter, call_safely
 from td_sharedcache.flight import (
-    AsyncMinter,
     Flight,
     FlightAbandonedError,
-    Minter,
     Steps,
     T,
     drive,
@@ -31,6 +29,7 @@ from td_sharedcache.flight import (
 )
 from td_sharedcache.forks import GUARD
 from td_sharedcache.local import LocalCredentials
+from td_sharedcache.minter import AsyncMinter, Minter
 from td_sharedcache.minting import Minting
 from td_sharedcache.notice import Notice
 from td_sharedcache.policy import Clock, Policy

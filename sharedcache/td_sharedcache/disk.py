@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import diskcache
 
@@ -212,7 +212,7 @@ class DiskStore:
 
     def _read(self, cache: _OneConnectionCache, slot: Slot) -> Row:
         try:
-            text = cache.get(str(slot))
+            text = cast("str | None", cache.get(str(slot)))
             if text is not None:
                 return self._seal.open(slot, text)
         except RowRefusedError as error:
@@ -234,7 +234,7 @@ class DiskStore:
 class _TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
     """Text keys and text values inside the database; everything else is refused, unread."""
 
-    def put(self, key: object) -> tuple[str, bool]:
+    def put(self, key: object) -> tuple[str, bool]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if type(key) is not str:
             raise TypeError(f"a key must be text, got {type(key).__name__}")
 

@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from td_sharedcache.credential import Grant
 from td_sharedcache.errors import MintError
 from td_sharedcache.forks import GUARD
+from td_sharedcache.minter import AsyncMinter, Minter
 from td_sharedcache.slot import Slot
 
 T = TypeVar("T")
@@ -28,30 +29,6 @@ _GLANCE = 0.5
 """Seconds between two looks at whether the loop of somebody else's flight is still there."""
 
 _minting: ContextVar[bool] = ContextVar("td_sharedcache_minting", default=False)
-
-
-class AsyncMinter(Protocol):
-    """Whoever asks the control plane, on an event loop."""
-
-    async def mint(self, slot: Slot) -> Grant:
-        """Send one PUT.
-
-        It is cancelled at the mint deadline, and must have closed its connection when it returns.
-
-        Raises:
-            MintError: There is no grant; says whether and when to try again.
-        """
-
-
-class Minter(Protocol):
-    """Whoever asks the control plane from a plain thread."""
-
-    def mint(self, slot: Slot) -> Grant:
-        """Send one PUT; must keep the mint deadline itself, since a thread cannot be cancelled.
-
-        Raises:
-            MintError: There is no grant; says whether and when to try again.
-        """
 
 
 class FlightAbandonedError(Exception):
@@ -162,7 +139,7 @@ async def drive(steps: Steps[T], minter: AsyncMinter | Minter, deadline: float) 
         try:
             step = next(steps)
             while True:
-                if isinstance(step, float):
+                if not isinstance(step, Slot):
                     await asyncio.sleep(step)
                     step = next(steps)
                     continue
@@ -182,7 +159,7 @@ def drive_blocking(steps: Steps[T], minter: AsyncMinter | Minter, deadline: floa
         try:
             step = next(steps)
             while True:
-                if isinstance(step, float):
+                if not isinstance(step, Slot):
                     time.sleep(step)
                     step = next(steps)
                     continue

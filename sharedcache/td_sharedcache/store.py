@@ -18,15 +18,18 @@ class Store(Protocol):
 
     def load(self, slot: Slot) -> Row:
         """Give the slot's row; a slot without one has a gap."""
+        ...
 
     def replace(self, slot: Slot, expected: str, row: Row) -> bool:
         """Put a row in the place of the one with the id `expected`, if it is still there."""
+        ...
 
     def clear(self) -> None:
         """Drop every row, so that nothing based on one of them can be put back."""
 
     def stripe(self, slot: Slot) -> AbstractContextManager[bool]:
         """Hold the lock under which a slot is minted, or say that somebody else does."""
+        ...
 
     def close(self) -> None:
         """Give back what the store holds open; the next call opens it again."""

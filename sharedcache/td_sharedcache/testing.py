@@ -15,7 +15,7 @@ from typing import Any
 
 from td_sharedcache.cache import CredentialCache
 from td_sharedcache.credential import Grant
-from td_sharedcache.flight import AsyncMinter, Minter
+from td_sharedcache.minter import AsyncMinter, Minter
 from td_sharedcache.policy import Clock
 from td_sharedcache.seal import Seal
 from td_sharedcache.slot import Slot

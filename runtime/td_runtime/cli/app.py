@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from td_runtime import __version__
 from td_runtime.cli import check, env, platform, run, start, status, streams, trigger
 from td_runtime.errors import ExitCode
 
@@ -25,6 +24,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from td_runtime import __version__
+
         typer.echo(f"td-runtime {__version__}")
         raise typer.Exit
 

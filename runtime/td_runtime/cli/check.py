@@ -1,7 +1,5 @@
 """``td-runtime check``."""
 
-import asyncio
-
 import typer
 
 from td_runtime.cli.options import ConfigOption, control_plane_access, load
@@ -27,6 +25,8 @@ def check(config: ConfigOption = None) -> None:
 def _check_control_plane(config: Config) -> str:
     if config.control_plane.is_embedded and not _is_running(config):
         return "embedded; starts with `td-runtime start`"
+    import asyncio
+
     url, secret = control_plane_access(config)
     asyncio.run(_ping(url, secret.reveal()))
 

@@ -2,14 +2,16 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from td_runtime.cli.options import ConfigOption, JsonOption, control_plane_access, load, print_json
 from td_runtime.errors import UsageError
-from td_runtime.gateway.client import PlatformClient
 from td_runtime.units import parse_duration
+
+if TYPE_CHECKING:
+    from td_runtime.gateway.client import PlatformClient
 
 __all__ = ["app"]
 
@@ -101,5 +103,7 @@ def _seconds(text: str) -> float:
         ) from error
 
 
-def _client(config: Path | None) -> PlatformClient:
+def _client(config: Path | None) -> "PlatformClient":
+    from td_runtime.gateway.client import PlatformClient
+
     return PlatformClient(*control_plane_access(load(config)))

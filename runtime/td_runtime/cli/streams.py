@@ -1,6 +1,5 @@
 """``td-runtime streams``."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,11 +31,15 @@ def read(
     ] = False,
 ) -> None:
     """Print a stream of RUN, one JSON chunk a line."""
+    import asyncio
+
     loaded = load(config)
     asyncio.run(_print_stream(loaded, run, key, follow))
 
 
 async def _print_stream(config: Config, run_id: str, key: str, follow: bool) -> None:
+    import asyncio
+
     from td_worker.control_plane import ControlPlane
     from td_worker.errors import ControlPlaneError
     from td_worker.streams.reader import Subscription

@@ -1,0 +1,113 @@
+"""The supervisor's end of the control socket; what is said over it is in `control`."""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from td_runtime.control import PROTOCOL_VERSION, Hello, Refused, Request
+from td_runtime.data_dir import DataDir
+from td_worker.channel import Channel
+from td_worker.messages import MAX_CONTROL_FRAME
+
+__all__ = ["ControlServer", "Handler"]
+
+_decoder: Final = msgspec.msgpack.Decoder(Request)
+_PEER_CREDENTIALS: Final = struct.Struct("3i")
+
+Handler = Callable[[Request, Callable[[msgspec.Struct], None]], None]
+"""Takes a request and a function that sends its answer, at once or later."""
+
+
+class ControlServer:
+    """The supervisor's end: accepts clients, hands their requests to *handler*.
+
+    A client may have one request under way at a time; a client that leaves takes nothing with it.
+    """
+
+    def __init__(
+        self, data_dir: DataDir, handler: Handler, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._handler = handler
+        self._loop = loop
+        self._clients: set[Channel[Any]] = set()
+        self._path = data_dir.control_socket
+        self._listener = _listen(data_dir)
+        loop.add_reader(self._listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Stop listening, hang up on clients, remove the socket."""
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+        for client in list(self._clients):
+            client.close()
+
+    async def flushed(self) -> None:
+        """Return when clients have been sent their answers."""
+        for client in list(self._clients):
+            await client.flushed()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        if _peer_uid(sock) not in {0, os.geteuid()}:
+            sock.close()
+            return
+        self._serve(sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        def receive(request: Request) -> None:
+            if isinstance(request, Hello):
+                client.send(_greet(request))
+            else:
+                self._handler(request, client.send)
+
+        client: Channel[Request] = Channel(
+            sock,
+            decoder=_decoder,
+            on_message=receive,
+            on_closed=lambda _: self._clients.discard(client),
+            loop=self._loop,
+            limit=MAX_CONTROL_FRAME,
+        )
+        self._clients.add(client)
+
+
+def _greet(hello: Hello) -> msgspec.Struct:
+    if hello.version == PROTOCOL_VERSION:
+        return Hello()
+
+    return Refused(
+        message=f"the client speaks version {hello.version} of the control protocol, "
+        f"the supervisor {PROTOCOL_VERSION}",
+        advice="Use the td-runtime that started the supervisor.",
+    )
+
+
+def _listen(data_dir: DataDir) -> socket.socket:
+    # Who gets here owns the folder, so a socket that is there belongs to nobody.
+    data_dir.control_socket.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        with data_dir.control_address() as address:
+            listener.bind(address)
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    listener.setblocking(False)
+
+    return listener
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+
+    return int(_PEER_CREDENTIALS.unpack(raw)[1])
