@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,6 +15,7 @@ from td_sharedcache.errors import MintError
 from td_sharedcache.testing import InMemoryCredentialCache, ScriptedMinter
 from td_worker import streams
 from td_worker.context import executing
+from td_worker.control_plane import ControlPlane
 from td_worker.errors import (
     ControlPlaneRefusedError,
     StreamStoreAuthError,
@@ -21,9 +24,12 @@ from td_worker.errors import (
     StreamVersionError,
     StreamWriteError,
 )
+from td_worker.stream_store import Ack
 from td_worker.streams import blocking
+from td_worker.streams.client import StreamClient
+from td_worker.streams.lane import Lane
 from td_worker.streams.policy import StreamLimits
-from td_worker.testing import FakePlatform
+from td_worker.testing import FakePlatform, LoopThread
 from tests.integration.streams.conftest import RUN
 
 SLOT = Slot.run(RUN, "default")
@@ -227,6 +233,41 @@ def test_a_bug_below_fails_the_writers_and_is_logged_whole(platform):
 
     failed = [line for line in logs if line["event"] == "stream.write_failed"]
     assert isinstance(failed[0]["exc_info"], ZeroDivisionError)
+
+
+def test_an_appender_survives_a_store_that_lies(platform):
+    """An ack that does not fit the batch fails its writers; the next writer is served."""
+
+    class Liar:
+        def __init__(self) -> None:
+            self.ends = [1, 2]
+
+        async def append(self, credential: Credential, records: Sequence[bytes]) -> Ack:
+            end = self.ends.pop(0)
+            return Ack(start=0, end=end, tail=end)
+
+    with LoopThread() as thread:
+        cache = InMemoryCredentialCache(ScriptedMinter())
+        plane = ControlPlane(platform.url, platform.secret_key)
+        client = StreamClient(thread.loop, cache=cache, store=Liar(), control_plane=plane)
+        lane = client.open(SLOT)
+        _write_two(client, lane)
+        with pytest.raises(StreamWriteError, match="ValueError"):
+            lane.flush().result(timeout=10)
+        other = client.open(SLOT)
+        _write_two(client, other)
+        other.flush().result(timeout=10)
+
+    assert (lane.acked, other.acked) == (0, 2)
+
+
+def _write_two(client: StreamClient, lane: Lane) -> None:
+    """Write two chunks of one batch: the runtime loop stands still meanwhile."""
+    written = threading.Event()
+    client.call(written.wait)
+    lane.offer(1)
+    lane.offer(2)
+    written.set()
 
 
 def test_threads_are_renewed_like_tasks(platform, execution):

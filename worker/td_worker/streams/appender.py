@@ -193,8 +193,13 @@ class Appender:
         try:
             while (batch := await self._next()) is not None:
                 await self._deliver(batch)
-        except asyncio.CancelledError:
-            self._reject(self._drop_all(StreamClosedError("the worker is stopping")))
+        except BaseException as error:
+            # Cancelled, or a bug: an appender that stayed busy without a task would hang its
+            # writers for ever.
+            stopping = StreamClosedError("the worker is stopping")
+            self._reject(self._drop_all(error if isinstance(error, Exception) else stopping))
+            with self._lock:
+                self._state = _IDLE
             raise
 
     async def _next(self) -> Batch | None:
