@@ -111,7 +111,7 @@ class Gateway:
     async def _do_chores(self, platform: Platform) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._journal.prepare)
-        self._journal.write("info", "gateway.started", address=self._settings.netloc)
+        self._journal.write("info", "gateway.opened", address=self._settings.netloc)
         while True:
             await self._expire(platform)
             await asyncio.sleep(EXPIRE_INTERVAL_S)
