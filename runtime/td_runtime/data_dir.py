@@ -17,6 +17,7 @@ import fcntl
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,13 +48,31 @@ class DataDir:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.path.stat()
         except OSError as error:
             raise StoreError(
                 f"the data folder cannot be made: {error.strerror}",
                 where=str(self.path),
                 advice="Name another folder in [runtime] data_dir.",
             ) from error
+        self.check()
+
+    def check(self) -> None:
+        """Check that the folder is ours alone, if there is one.
+
+        Raises:
+            StoreError: It belongs to another user, is open to others, or is no folder.
+        """
+        try:
+            with self._usable():
+                found = self.path.stat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreError(
+                "the data folder is a file",
+                where=str(self.path),
+                advice="Name another folder in [runtime] data_dir.",
+            )
         if found.st_uid != os.geteuid():
             raise StoreError(
                 f"the data folder belongs to user {found.st_uid}, not to {os.geteuid()}",
@@ -77,12 +96,16 @@ class DataDir:
         Raises:
             AlreadyRunningError: Another supervisor owns it.
         """
-        fd = os.open(self.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open_lock(self.supervisor_lock)
+        try:
+            self._take(fd)
+            yield
+        finally:
+            os.close(fd)
+
+    def _take(self, fd: int) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.write(fd, f"{os.getpid()}\n".encode())
-            yield
         except BlockingIOError as error:
             pid = os.pread(fd, 32, 0).decode().strip() or "unknown"
             raise AlreadyRunningError(
@@ -90,24 +113,35 @@ class DataDir:
                 where=str(self.path),
                 advice="Use it with `td-runtime trigger`, or stop it first.",
             ) from error
-        finally:
-            os.close(fd)
+        with self._usable():
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
 
     def wait_for_workers(self) -> None:
         """Return when no worker of an earlier supervisor lives (R3).
 
         They end by themselves within 2 s of their supervisor's death; the wait is the kernel's.
         """
-        fd = os.open(self.workers_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open_lock(self.workers_lock)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
         finally:
             os.close(fd)
 
     def secret(self) -> Secret:
-        """Return the API key of the embedded control plane; the first call makes it."""
+        """Return the API key of the embedded control plane; the first call makes it.
+
+        Raises:
+            StoreError: It can be neither read nor written, or the file is empty.
+        """
         with contextlib.suppress(FileNotFoundError):
             return self.read_secret()
+        with self._usable():
+            self._make_secret()
+
+        return self.read_secret()
+
+    def _make_secret(self) -> None:
         # Written beside and linked into place: a process killed in between leaves no half key.
         draft = self.path / f"secret.{os.getpid()}"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -119,33 +153,45 @@ class DataDir:
             os.link(draft, self.secret_file)
         draft.unlink()
 
-        return self.read_secret()
-
     def read_secret(self) -> Secret:
         """Return the API key.
 
         Raises:
             FileNotFoundError: No supervisor has made one yet.
+            StoreError: It cannot be read, or the file is empty.
         """
-        return Secret(self.secret_file.read_text().strip())
+        with self._usable():
+            text = self.secret_file.read_text(errors="replace").strip()
+        if not text:
+            raise StoreError(
+                "the API key is empty",
+                where=str(self.secret_file),
+                advice="Remove the file: the next `td-runtime start` makes a new key.",
+            )
+
+        return Secret(text)
 
     def port(self, host: str, wanted: int) -> int:
-        """Return the gateway's port: *wanted*, or one chosen once for this folder and kept."""
-        if wanted:
-            self.port_file.write_text(f"{wanted}\n")
-            return wanted
-        kept = self.read_port()
-        if kept is not None and _is_free(host, kept):
-            return kept
-        chosen = _free_port(host)
-        self.port_file.write_text(f"{chosen}\n")
+        """Return the gateway's port: *wanted*, or one chosen once for this folder and kept.
+
+        Raises:
+            OSError: Nobody can listen at *host* on this machine.
+            StoreError: The choice cannot be written down.
+        """
+        kept = wanted or self.read_port()
+        # A wanted port may be taken: the gateway before this one is about to give it back.
+        is_free = kept is not None and _is_free(host, kept)
+        chosen = kept if kept and (wanted or is_free) else _free_port(host)
+        with self._usable():
+            self.port_file.write_text(f"{chosen}\n")
 
         return chosen
 
     def read_port(self) -> int | None:
         """Return the port that was chosen, None before the first start."""
         try:
-            return int(self.port_file.read_text())
+            with self._usable():
+                return int(self.port_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
@@ -164,6 +210,27 @@ class DataDir:
         finally:
             os.close(fd)
 
+    def _open_lock(self, path: Path) -> int:
+        with self._usable():
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Tell what the system refuses in the block as a :class:`StoreError`.
+
+        A file that is not there yet stays a `FileNotFoundError`.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"the data folder cannot be used: {error.strerror}",
+                where=str(error.filename or self.path),
+                advice="[runtime] data_dir must be a folder of your own on a disk with room.",
+            ) from error
+
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -176,7 +243,10 @@ def _is_free(host: str, port: int) -> bool:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return error.errno not in {errno.EADDRINUSE, errno.EACCES}
+            # Anything else, such as a name that is no address of this machine, no port cures.
+            if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                raise
+            return False
 
     return True
 

@@ -39,7 +39,8 @@ from td_runtime.control import (
 from td_runtime.control_server import ControlServer
 from td_runtime.data_dir import DataDir
 from td_runtime.dispatch import Dispatcher, TriggerError, child_outcome
-from td_runtime.errors import TdRuntimeError
+from td_runtime.errors import ConfigError, TdRuntimeError
+from td_runtime.folders import prepare_folders
 from td_runtime.gateway_process import GatewayProcess
 from td_runtime.inspector import inspect_tasks, task_specs
 from td_runtime.log_sink import LogSink
@@ -104,7 +105,7 @@ class Supervisor:
         Raises:
             TdRuntimeError: What could not be started, or gave up; carries the exit code.
         """
-        self._data_dir.prepare()
+        prepare_folders(self._config)
         with self._data_dir.owned():
             self._secret = self._find_secret()
             host = socket.gethostname()
@@ -255,10 +256,9 @@ class Supervisor:
         """Start the gateway where it is the control plane; return the control plane's URL."""
         if not self._config.control_plane.is_embedded:
             return self._control_plane_url()
-        listen = self._config.gateway.listen
-        port = self._data_dir.port(listen.host, listen.port)
+        host, port = self._config.gateway.listen.host, self._choose_port()
         self._gateway = GatewayProcess(
-            self._gateway_settings(listen.host, port),
+            self._gateway_settings(host, port),
             keep=(self._sink.fd,),
             on_given_up=self._fail,
             loop=self._loop,
@@ -266,6 +266,18 @@ class Supervisor:
         self._gateway.start()
 
         return self._control_plane_url()
+
+    def _choose_port(self) -> int:
+        listen = self._config.gateway.listen
+        try:
+            return self._data_dir.port(listen.host, listen.port)
+        except OSError as error:
+            raise ConfigError(
+                f'{self._config.path}: gateway.listen = "{listen}": '
+                f"nobody can listen there on this machine: {error.strerror}",
+                where=str(self._config.path),
+                advice='Name an address of this machine, such as "127.0.0.1:0".',
+            ) from error
 
     def _gateway_settings(self, host: str, port: int) -> dict[str, Any]:
         return {

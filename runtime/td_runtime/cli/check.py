@@ -7,16 +7,22 @@ from td_runtime.config import Config
 from td_runtime.control import ControlClient, GetStatus, NotRunningError, StatusView
 from td_runtime.data_dir import DataDir
 from td_runtime.errors import ControlPlaneUnavailableError
+from td_runtime.folders import check_folders
 
 __all__ = ["check"]
 
 
 def check(config: ConfigOption = None) -> None:
-    """Check the config file, every entrypoint, and that the control plane answers."""
+    """Check the config file, its folders, every entrypoint, and that the control plane answers.
+
+    Changes nothing, and can be called beside a running supervisor.
+    """
     from td_runtime.inspector import inspect_tasks
 
     loaded = load(config)
     typer.echo(f"ok  config {loaded.path}")
+    check_folders(loaded)
+    typer.echo(f"ok  folders {loaded.runtime.data_dir}, {loaded.credentials.dir}")
     for facts in inspect_tasks(loaded):
         typer.echo(f"ok  task {facts.id}: {facts.signature}")
     typer.echo(f"ok  control plane {_check_control_plane(loaded)}")
