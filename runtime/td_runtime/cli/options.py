@@ -1,5 +1,6 @@
 """Options that several commands share, and what they are turned into."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,16 +73,18 @@ def read_payload(option: str | None) -> bytes:
 
 def _payload_source(option: str) -> tuple[bytes, str]:
     if option == "-":
-        return sys.stdin.buffer.read(), "--payload - (standard input)"
+        # A closed standard input has no text, like an empty one.
+        text = sys.stdin.buffer.read() if sys.stdin is not None else b""
+        return text, "--payload - (standard input)"
     if not option.startswith("@"):
-        return option.encode(), "--payload"
+        return os.fsencode(option), "--payload"
     path = Path(option[1:])
     try:
-        return path.read_bytes(), f"--payload @{path}"
+        return path.read_bytes(), f"--payload {option}"
     except OSError as error:
         raise UsageError(
             f"the payload's file cannot be read: {error.strerror}",
-            where=f"--payload @{path}",
+            where=f"--payload {option}",
             advice="Name a file that exists, after the @.",
         ) from error
 
