@@ -35,6 +35,9 @@ log = structlog.get_logger()
 _CANCEL_GRACE: Final = 5.0
 """Seconds an attempt may go on after it was told that its time is over."""
 
+_STREAM_GRACE: Final = 2.0
+"""Seconds of it that the streams of an interrupted attempt may take."""
+
 _MAX_THREADS: Final = 1024
 """Plain ``def`` runs at once in one worker; parents that wait keep their thread."""
 
@@ -56,6 +59,8 @@ class _Attempt:
     run: AssignedRun
     task: "asyncio.Task[None]"
     execution: Execution
+    begun: bool = False
+    """Its first line was executed; a cancellation before would take it away without an outcome."""
     stop_status: str | None = None
     """Why it was cancelled: CANCELED, INTERRUPTED or TIMED_OUT; None while nobody asked."""
     function: "asyncio.Future[Any] | None" = field(default=None)
@@ -141,11 +146,12 @@ class Executor:
         attempt.execution.cancelled.set()
         # A thread cannot be interrupted: cancelling its future would report an end of code that
         # goes on. Plain `def` tasks see the flag and end themselves, or die with the process.
-        if self._tasks[attempt.run.task].is_async:
+        if attempt.begun and self._tasks[attempt.run.task].is_async:
             (attempt.function or attempt.task).cancel()
 
     async def _attempt(self, run_id: str) -> None:
         attempt = self._attempts[run_id]
+        attempt.begun = True
         run = attempt.run
         structlog.contextvars.bind_contextvars(run_id=run.id, task=run.task, attempt=run.attempt)
         log.info("run.started")
@@ -188,6 +194,8 @@ class Executor:
         return "COMPLETED", output, None
 
     async def _call(self, attempt: _Attempt) -> bytes:
+        if attempt.stop_status is not None:
+            raise asyncio.CancelledError
         task = self._tasks[attempt.run.task]
         payload = task.decode(attempt.run.payload)
         if task.is_async and task.spec.max_duration is None:
@@ -224,11 +232,14 @@ class Executor:
             await asyncio.wait({function})
 
     async def _drain_streams(self, attempt: _Attempt) -> int:
+        interrupted = attempt.stop_status == "INTERRUPTED"
+        timeout = _STREAM_GRACE if interrupted else self._limits.stream_drain
         try:
-            return await self._streams.drain(attempt.execution, self._limits.stream_drain)
+            return await self._streams.drain(attempt.execution, timeout)
         except asyncio.CancelledError:
-            # Only a drain of the worker cancels here: the supervisor's time for us is over.
-            return 0
+            # The function has returned and its outcome stands; what its streams cannot send in
+            # the grace is lost, and must be counted.
+            return await self._streams.drain(attempt.execution, _STREAM_GRACE)
 
     def _encode_output(self, task: Task, result: Any) -> bytes:
         try:
@@ -251,12 +262,12 @@ class Executor:
         return self._describe(error)
 
     def _describe(self, error: BaseException) -> RunError:
-        text = "".join(traceback.format_exception(error))
+        limit = self._limits.traceback_bytes
 
         return RunError(
-            type=type(error).__name__,
-            message=str(error),
-            traceback=_tail(text, self._limits.traceback_bytes),
+            type=_printable(type(error).__name__),
+            message=_head(_text_of(lambda: str(error)), limit),
+            traceback=_tail(_text_of(lambda: "".join(traceback.format_exception(error))), limit),
             retryable=not isinstance(error, _NEVER_RETRIED),
         )
 
@@ -265,7 +276,14 @@ def _in_context(function: Callable[[Any], Any], payload: Any) -> Callable[[], An
     """Return the call of a plain `def` task, with this execution's context, for a thread."""
     here = contextvars.copy_context()
 
-    return lambda: here.run(function, payload)
+    def call() -> Any:
+        try:
+            return here.run(function, payload)
+        except StopIteration as error:
+            # A future refuses this one, and whoever awaits it would wait for ever.
+            raise RuntimeError("the task's function raised StopIteration") from error
+
+    return call
 
 
 def _run_info(run: AssignedRun) -> RunInfo:
@@ -277,9 +295,31 @@ def _run_info(run: AssignedRun) -> RunInfo:
     )
 
 
+def _text_of(render: Callable[[], str]) -> str:
+    """Return what *render* says of an exception of task code, whose ``__str__`` may fail, too."""
+    try:
+        return _printable(render())
+    except BaseException as error:  # noqa: BLE001  the run must have its outcome
+        return f"<it cannot be shown: {type(error).__name__}>"
+
+
+def _printable(text: str) -> str:
+    """Return *text* as UTF-8 can say it; a file name may hold lone surrogates."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _head(text: str, limit: int) -> str:
+    """Return the beginning of *text* in *limit* bytes."""
+    raw = text.encode()
+    if len(raw) <= limit:
+        return text
+
+    return raw[:limit].decode(errors="ignore") + " [cut]"
+
+
 def _tail(text: str, limit: int) -> str:
     """Return the end of *text*, where a traceback says what happened, in *limit* bytes."""
-    raw = text.encode(errors="replace")
+    raw = text.encode()
     if len(raw) <= limit:
         return text
 

@@ -6,12 +6,14 @@ supervisor: at its end the process leaves at once, with everything in its proces
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sys
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from socket import socket
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -45,10 +47,23 @@ def run_worker(settings: WorkerSettings, sock: socket) -> int:
     except TaskLoadError as error:
         log.error("worker.boot_failed", error_message=str(error))
         return EXIT_TASK_IMPORT
-    loop.run_until_complete(_serve(settings, runtime, tasks))
+    _run_to_end(loop, _serve(settings, runtime, tasks))
     runtime.finish()
 
     return 0
+
+
+def _run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Run *loop* until *work* is done, whatever task code does to the loop.
+
+    A ``sys.exit()`` in an asyncio task or callback of task code leaves the loop. Whoever awaits
+    that task gets the exception, too, so its run fails as it should; its neighbours go on.
+    """
+    serving = loop.create_task(work)
+    while not serving.done():
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_until_complete(serving)
+    serving.result()
 
 
 async def _serve(settings: WorkerSettings, runtime: RuntimeThread, tasks: dict[str, Task]) -> None:
