@@ -13,7 +13,6 @@ import structlog
 
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.store import (
-    READY,
     Canceled,
     Completed,
     Crashed,
@@ -21,7 +20,6 @@ from td_runtime.store import (
     NewRun,
     Place,
     Run,
-    RunError,
     RunStore,
     TimedOut,
 )
@@ -34,6 +32,7 @@ from td_worker.messages import (
     ChildrenDone,
     Outcomes,
     Overdue,
+    RunError,
     RunOutcome,
     Trigger,
     Triggered,
@@ -46,7 +45,7 @@ __all__ = ["Dispatcher", "TriggerError", "child_outcome"]
 
 log = structlog.get_logger()
 
-_UNKNOWN_ERROR: Final = messages.RunError(type="Unknown", message="no error was reported")
+_UNKNOWN_ERROR: Final = RunError(type="Unknown", message="no error was reported")
 
 
 class TriggerError(Exception):
@@ -96,8 +95,8 @@ class Dispatcher:
     async def run(self, pool: WorkerPool) -> None:
         """Hand out runs until cancelled."""
         self._pool = pool
-        counts = await self._store.counts()
-        self._backlog = sum(counts[status] for status in READY)
+        # Not the counts by status: they read one index entry for every run there ever was.
+        self._backlog = await self._store.unfinished()
         self.wake()
         while True:
             await self._wake.wait()
@@ -111,7 +110,7 @@ class Dispatcher:
         if not places:
             return
         now = time.time()
-        runs = await self._store.claim_places(places, limits=self._room(), now=now)
+        runs = await self._store.claim(places, limits=self._room(), now=now)
         self._backlog -= len(runs)
         self._assign(runs)
         if len(runs) < len(places):
@@ -190,7 +189,7 @@ class Dispatcher:
         self._record(held.run, outcome)
 
     def _record(self, run: Run, outcome: RunOutcome) -> None:
-        error = _stored_error(outcome.error)
+        error = outcome.error or _UNKNOWN_ERROR
         attempt = (run.id, run.attempt, run.owner or "")
         lost = outcome.records_lost
         if outcome.status == "COMPLETED":
@@ -445,21 +444,12 @@ _ENDS: Final = frozenset(
 
 def child_outcome(run: Run) -> ChildOutcome:
     """Return how *run* ended, for whom waited for it."""
-    error = run.error
-
     return ChildOutcome(
         id=run.id,
         task=run.task,
         status=str(run.status),
         output=run.output,
-        error=None
-        if error is None
-        else messages.RunError(
-            type=error.type,
-            message=error.message,
-            traceback=error.traceback,
-            retryable=error.retryable,
-        ),
+        error=run.error,
     )
 
 
@@ -471,17 +461,6 @@ def _assigned(run: Run) -> AssignedRun:
         attempt=run.attempt,
         parent_id=run.parent_id,
         root_id=run.root_id,
-    )
-
-
-def _stored_error(error: messages.RunError | None) -> RunError:
-    found = error or _UNKNOWN_ERROR
-
-    return RunError(
-        type=found.type,
-        message=found.message,
-        traceback=found.traceback,
-        retryable=found.retryable,
     )
 
 

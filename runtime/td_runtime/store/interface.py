@@ -10,7 +10,7 @@ a dead worker changes nothing and is answered with False.
 """
 
 from asyncio import Future
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -79,22 +79,13 @@ class RunStore(RunReader, Protocol):
     # -- hand-out
 
     def claim(
-        self, capacity: int, *, owner: str, pid: int, limits: Mapping[str, int], now: float
-    ) -> Future[list[Run]]:
-        """Hand out up to `capacity` runs, the longest ready first: each counts one attempt.
-
-        Args:
-            capacity: How many runs the worker can take.
-            owner: Who gets them; must differ for every worker process there ever was.
-            pid: The worker process, for the record.
-            limits: How many more runs of each task may start. A task that is not named here is
-                not handed out.
-            now: Runs whose `run_at` is later than this stay.
-        """
-        ...
-
-    def claim_places(
-        self, places: Sequence[Place], *, limits: Mapping[str, int], now: float
+        self,
+        places: Sequence[Place],
+        *,
+        limits: Mapping[str, int],
+        now: float,
+        only: Collection[str] | None = None,
+        hold: Collection[str] = (),
     ) -> Future[list[Run]]:
         """Hand out a run to each place, the longest ready first: each counts one attempt.
 
@@ -103,6 +94,8 @@ class RunStore(RunReader, Protocol):
             limits: How many more runs of each task may start. A task that is not named here is
                 not handed out.
             now: Runs whose `run_at` is later than this stay.
+            only: Hand out none but the runs with these ids.
+            hold: Do not hand out the runs with these ids.
         """
         ...
 

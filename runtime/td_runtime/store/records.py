@@ -9,6 +9,8 @@ from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
+from td_worker.messages import RunError
+
 __all__ = [
     "FINISHED",
     "IN_HAND",
@@ -96,15 +98,6 @@ class Place(msgspec.Struct, frozen=True):
     """The worker; must differ for every worker process there ever was."""
     pid: int
     """Its process, for the record."""
-
-
-class RunError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an attempt did not complete."""
-
-    type: str
-    message: str
-    traceback: str = ""
-    retryable: bool = True
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,15 @@ import os
 import sqlite3
 import time
 from asyncio import Future
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+    Set,
+)
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
@@ -138,19 +146,22 @@ class SqliteRunStore(SqliteRunReader):
         return self._changes.submit(lambda connection: self._accept(connection, requests))
 
     def claim(
-        self, capacity: int, *, owner: str, pid: int, limits: Mapping[str, int], now: float
-    ) -> Future[list[Run]]:
-        """Hand out up to `capacity` runs, the longest ready first: each counts one attempt."""
-        return self.claim_places([Place(owner, pid)] * capacity, limits=limits, now=now)
-
-    def claim_places(
-        self, places: Sequence[Place], *, limits: Mapping[str, int], now: float
+        self,
+        places: Sequence[Place],
+        *,
+        limits: Mapping[str, int],
+        now: float,
+        only: Collection[str] | None = None,
+        hold: Collection[str] = (),
     ) -> Future[list[Run]]:
         """Hand out a run to each place, the longest ready first: each counts one attempt."""
         wanted = {task: min(limit, len(places)) for task, limit in limits.items()}
 
         def change(connection: sqlite3.Connection) -> list[Run]:
-            seqs = _longest_ready(connection, wanted, len(places), now)
+            if only is None:
+                seqs = _longest_ready(connection, wanted, len(places), now, hold)
+            else:
+                seqs = _named(connection, only, wanted, len(places), now)
             taken = [
                 (place.owner, place.pid, now, seq) for place, seq in zip(places, seqs, strict=False)
             ]
@@ -315,22 +326,62 @@ class _Acceptance:
 
 
 def _longest_ready(
-    connection: sqlite3.Connection, wanted: Mapping[str, int], capacity: int, now: float
+    connection: sqlite3.Connection,
+    wanted: Mapping[str, int],
+    capacity: int,
+    now: float,
+    hold: Collection[str] = (),
 ) -> list[int]:
     """Pick the runs to hand out, without looking at one whose task is at its limit.
 
     The queue of each task is an index range in the right order; the ranges are merged, so rows are
-    read only as far as they are taken, plus one a task.
+    read only as far as they are taken, plus one a task, plus what is held back.
     """
+    held = {seq for _, seq, _ in _ready_by_id(connection, hold, now)}
     with ExitStack() as stack:
         # An open cursor is an open read; it must not outlive the choice, since rows change next.
         queues = [
-            stack.enter_context(closing(connection.execute(sql.READY_OF_TASK, (task, now, count))))
+            stack.enter_context(closing(_queue_of(connection, task, count, now, held)))
             for task, count in wanted.items()
             if count > 0
         ]
 
         return [seq for _, seq in islice(heapq.merge(*queues), capacity)]
+
+
+def _queue_of(
+    connection: sqlite3.Connection, task: str, count: int, now: float, held: Set[int]
+) -> Generator[tuple[float, int], None, None]:
+    """Yield up to `count` ready runs of a task, in order."""
+    with closing(connection.execute(sql.READY_OF_TASK, (task, now, count + len(held)))) as rows:
+        yield from islice((row for row in rows if row[1] not in held), count)
+
+
+def _ready_by_id(
+    connection: sqlite3.Connection, run_ids: Iterable[str], now: float
+) -> list[tuple[float, int, str]]:
+    """Return time, number and task of those runs that are ready, the longest ready first."""
+    found = (connection.execute(sql.READY_BY_ID, (run_id, now)).fetchone() for run_id in run_ids)
+
+    return sorted(row for row in found if row is not None)
+
+
+def _named(
+    connection: sqlite3.Connection,
+    run_ids: Iterable[str],
+    wanted: Mapping[str, int],
+    capacity: int,
+    now: float,
+) -> list[int]:
+    """Pick the runs to hand out among these, within the limits."""
+    room = dict(wanted)
+    chosen: list[int] = []
+    for _, seq, task in _ready_by_id(connection, run_ids, now):
+        if len(chosen) < capacity and room.get(task, 0) > 0:
+            room[task] -= 1
+            chosen.append(seq)
+
+    return chosen
 
 
 def _release(connection: sqlite3.Connection, owner: str | None, blamed: str | None) -> list[Run]:

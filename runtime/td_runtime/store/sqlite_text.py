@@ -21,6 +21,7 @@ __all__ = [
     "FINISH",
     "LAST_SEQ",
     "NEXT_READY_AT",
+    "READY_BY_ID",
     "READY_OF_TASK",
     "RELEASE",
     "REQUEUE",
@@ -113,6 +114,9 @@ ACCEPT_PAYLOAD = "INSERT INTO payloads (seq, payload) VALUES (?, ?)"
 READY_OF_TASK = f"""
 SELECT run_at, seq FROM runs INDEXED BY runs_ready
 WHERE {_READY} AND task = ? AND run_at <= ? ORDER BY run_at, seq LIMIT ?
+"""
+READY_BY_ID = f"""
+SELECT run_at, seq, task FROM runs WHERE id = ? AND {_READY} AND run_at <= ?
 """
 CLAIM = f"""
 UPDATE runs SET {_becomes(Status.EXECUTING)},

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from td_runtime.store import Completed, NewRun, RunStore, Status, open_readonly, open_store
+from td_runtime.store import Completed, NewRun, Place, RunStore, Status, open_readonly, open_store
 
 ROUNDS = 12
 LATE = 4e9
@@ -125,7 +125,9 @@ async def ready_runs(path: Path) -> list[str]:
     """Reopen the store, take over, and hand out everything."""
     async with open_store(path) as store:
         await store.requeue_unfinished()
-        runs = await store.claim(10**6, owner="next", pid=1, limits={"a": 10**6}, now=LATE)
+        runs = await store.claim(
+            [Place("next", 1)] * await store.unfinished(), limits={"a": 10**6}, now=LATE
+        )
 
     return [run.id for run in runs]
 
@@ -149,7 +151,7 @@ async def work_for_ever(path: Path, out: int) -> None:
         await store.requeue_unfinished()
         while True:
             await store.accept([NewRun(task="a")] * 8)
-            runs = await store.claim(5, owner=owner, pid=1, limits={"a": 5}, now=LATE)
+            runs = await store.claim([Place(owner, 1)] * 5, limits={"a": 5}, now=LATE)
             for run in runs:
                 say(out, "claimed", run.id, str(run.attempt))
             finishes = [

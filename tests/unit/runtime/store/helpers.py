@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from td_runtime.store import NewRun, Run, RunError, RunStore, Status
+from td_runtime.store import NewRun, Place, Run, RunError, RunStore, Status
 
 BOOM = RunError(type="ValueError", message="boom", traceback="Traceback ...", retryable=True)
 FAR = 2e9
@@ -16,6 +16,11 @@ async def accept(store: RunStore, *tasks: str) -> list[str]:
     return [each.id for each in accepted]
 
 
+def places(count: int, owner: str = "w1", *, pid: int = 42) -> list[Place]:
+    """Room for so many runs in one worker."""
+    return [Place(owner, pid)] * count
+
+
 async def claim(
     store: RunStore,
     capacity: int = 100,
@@ -25,13 +30,13 @@ async def claim(
     **limits: int,
 ) -> list[Run]:
     """Hand runs out to a worker; without limits, of task `a` only."""
-    return await store.claim(capacity, owner=owner, pid=42, limits=limits or {"a": 100}, now=now)
+    return await store.claim(places(capacity, owner), limits=limits or {"a": 100}, now=now)
 
 
 async def claimed(store: RunStore, task: str = "a", *, owner: str = "w1") -> Run:
     """Accept a run and hand it out."""
     await accept(store, task)
-    (run,) = await store.claim(1, owner=owner, pid=42, limits={task: 1}, now=FAR)
+    (run,) = await store.claim(places(1, owner), limits={task: 1}, now=FAR)
 
     return run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from td_runtime.store import NewRun, Place, Status
 from td_runtime.store.sqlite import _longest_ready
-from tests.unit.runtime.store.helpers import BOOM, FAR, accept, claim, claimed, reload
+from tests.unit.runtime.store.helpers import BOOM, FAR, accept, claim, claimed, places, reload
 
 
 class Steps:
@@ -31,7 +31,7 @@ async def test_a_hand_out_counts_an_attempt(store, clock):
     """The run is the owner's, and the record says since when and in which process."""
     (run_id,) = await accept(store, "a")
 
-    (run,) = await store.claim(1, owner="w1", pid=4711, limits={"a": 1}, now=clock.now + 3)
+    (run,) = await store.claim(places(1, pid=4711), limits={"a": 1}, now=clock.now + 3)
 
     assert run == await reload(store, run_id)
     assert (run.status, run.attempt, run.attempts_used) == (Status.EXECUTING, 1, 1)
@@ -43,8 +43,8 @@ async def test_nothing_is_handed_out_twice(store):
     """What one worker has, another one does not get."""
     ids = await accept(store, *["a"] * 10)
 
-    first = store.claim(6, owner="w1", pid=1, limits={"a": 6}, now=2e9)
-    second = store.claim(6, owner="w2", pid=2, limits={"a": 6}, now=2e9)
+    first = store.claim(places(6), limits={"a": 6}, now=2e9)
+    second = store.claim(places(6, "w2"), limits={"a": 6}, now=2e9)
 
     assert ids == [run.id for run in await first + await second]
     assert await claim(store) == []
@@ -74,14 +74,38 @@ async def test_capacity_and_limits_hold(store):
 async def test_runs_are_spread_over_places(store):
     """Each place gets one run, in the order of the places; those left over stay empty."""
     ids = await accept(store, "a", "a", "b")
-    places = [Place("w1", 1), Place("w2", 2), Place("w1", 1), Place("w3", 3)]
+    rooms = [Place("w1", 1), Place("w2", 2), Place("w1", 1), Place("w3", 3)]
 
-    runs = await store.claim_places(places, limits={"a": 5, "b": 5}, now=FAR)
+    runs = await store.claim(rooms, limits={"a": 5, "b": 5}, now=FAR)
 
     assert [(ids[0], "w1", 1), (ids[1], "w2", 2), (ids[2], "w1", 1)] == [
         (run.id, run.owner, run.pid) for run in runs
     ]
-    assert await store.claim_places([], limits={"a": 5}, now=FAR) == []
+    assert await store.claim([], limits={"a": 5}, now=FAR) == []
+
+
+async def test_runs_that_are_held_back_stay(store):
+    """A hand-out passes over them, to as many others as it would have given."""
+    ids = await accept(store, "a", "a", "a", "b", "a")
+
+    runs = await store.claim(places(4), limits={"a": 2, "b": 5}, now=FAR, hold=[ids[0], ids[3]])
+
+    assert ids[1:3] == [run.id for run in runs]
+    assert [ids[0], ids[3], ids[4]] == [run.id for run in await claim(store, a=5, b=5)]
+
+
+async def test_runs_can_be_asked_for_by_name(store, clock):
+    """Only those that are ready, the longest ready first, within the limits."""
+    ids = await accept(store, "a", "a", "b", "a", "c")
+    (later,) = await store.accept([NewRun(task="a", run_at=clock.now + 60)])
+    wanted = [later.id, ids[4], ids[3], ids[1], ids[2], "run_unknown"]
+
+    runs = await store.claim(places(9), limits={"a": 1, "b": 9}, now=clock.now, only=wanted)
+    again = await store.claim(places(1), limits={"a": 9, "c": 9}, now=clock.now, only=wanted)
+
+    assert ids[1:3] == [run.id for run in runs]
+    assert [ids[3]] == [run.id for run in again]
+    assert await store.claim(places(9), limits={"a": 9}, now=clock.now, only=[]) == []
 
 
 async def test_a_task_that_is_not_named_stays(store):
