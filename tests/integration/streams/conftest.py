@@ -1,22 +1,56 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from td_sharedcache import CredentialCache, Notice
+from td_worker import streams
 from td_worker.context import AttemptInfo, Execution, RunInfo, TaskInfo, executing
 from td_worker.control_plane import ControlPlane
 from td_worker.stream_store import StreamStore
+from td_worker.streams import blocking
 from td_worker.streams.client import StreamClient
 from td_worker.streams.policy import StreamLimits
 from td_worker.testing import FakePlatform, LoopThread, run_platform
 from tests.gateway_process import GatewayProcess, start_gateway
 
 RUN = "run_1"
+END = "the end of what is read"
+"""Appended and read up to: silence as the end would depend on how fast the machine is."""
+
+
+def read_all(key: str = "default", *, start_index: int | None = None) -> list[Any]:
+    """Return all chunks of `run_1`'s stream so far, in a plain thread."""
+    blocking.append(key, END)
+    found: list[Any] = []
+    with closing(blocking.read(RUN, key, start_index=start_index, timeout=60)) as reading:
+        for chunk in reading:
+            if chunk == END:
+                return found
+            found.append(chunk)
+    raise AssertionError("the stream ended before its last record")
+
+
+async def read_all_async(key: str = "default", *, start_index: int | None = None) -> list[Any]:
+    """Return the same on an event loop."""
+    await streams.append(key, END)
+    return await read_to_end(streams.read(RUN, key, start_index=start_index, timeout=60))
+
+
+async def read_to_end(reading: AsyncGenerator[Any, None]) -> list[Any]:
+    """Return the chunks before the mark."""
+    found: list[Any] = []
+    async with aclosing(reading):
+        async for chunk in reading:
+            if chunk == END:
+                return found
+            found.append(chunk)
+    raise AssertionError("the stream ended before its last record")
 
 
 @pytest.fixture

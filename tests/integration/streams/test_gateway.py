@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from typing import Any
 
 import pytest
 
@@ -12,14 +11,9 @@ from td_worker import streams
 from td_worker.context import executing
 from td_worker.errors import StreamReadError, StreamWriteError
 from td_worker.streams import blocking
-from tests.integration.streams.conftest import RUN, start_worker
+from tests.integration.streams.conftest import RUN, read_all, read_all_async, start_worker
 
 PUTS = f"run/{RUN}/default"
-
-
-def read(key: str = "default", **options: Any) -> list[Any]:
-    """Read in a plain thread what a run's stream holds."""
-    return list(blocking.read(RUN, key, timeout=1, **options))
 
 
 def test_a_hot_loop_arrives_once_in_order_with_one_put(gateway, worker):
@@ -28,7 +22,7 @@ def test_a_hot_loop_arrives_once_in_order_with_one_put(gateway, worker):
         with blocking.writer() as w:
             for n in range(20_000):
                 w.write(n)
-        found = read()
+        found = read_all()
 
     assert found == list(range(20_000))
     assert gateway.stats()["puts"] == {PUTS: 1}
@@ -46,7 +40,7 @@ def test_workers_of_one_host_share_a_slots_credential(gateway, tmp_path):
 
     _together(*[lambda name=name: work(name) for name in range(4)])
     with start_worker(gateway, folder) as worker, worker.executing():
-        found = read()
+        found = read_all()
 
     for name in range(4):
         assert [n for who, n in found if who == name] == list(range(500))
@@ -81,7 +75,7 @@ def test_tokens_that_end_in_full_flight_cost_one_put_and_no_record(gateway, tmp_
         gateway.fault(kind=kind)
         _join(writing)
         with one.executing():
-            found = read()
+            found = read_all()
 
         assert len(one.notices) + len(two.notices) == 1
 
@@ -103,7 +97,7 @@ def test_a_killed_gateway_costs_time_only(gateway, worker):
                     gateway.kill()
             gateway.start()
         assert w.last_event_id is not None
-        found = read()
+        found = read_all()
 
     assert found == list(range(5000))
     assert gateway.stats()["puts"].get(PUTS, 0) <= 1  # whether or not it counts over restarts
@@ -116,7 +110,7 @@ def test_an_answer_lost_after_storing_is_read_once(gateway, worker):
         with blocking.writer() as w:
             for n in range(100):
                 w.write(n)
-        found = read()
+        found = read_all()
 
     assert found == list(range(100))
     assert gateway.stats()["records"][f"{RUN}/default"] > 100
@@ -164,7 +158,7 @@ def test_unicode_and_large_chunks_come_back(gateway, worker):
         with blocking.writer("größe 100%") as w:
             for chunk in chunks:
                 w.write(chunk)
-        found = read("größe 100%")
+        found = read_all("größe 100%")
 
     assert found == chunks
 
@@ -176,15 +170,17 @@ def test_a_read_resumes_at_a_start_index(gateway, worker):
             for n in range(10):
                 w.write(n)
         assert blocking.append("next") == 10
-        assert read(start_index=int(w.last_event_id or -1) + 1) == ["next"]
-        assert read(start_index=8) == [8, 9, "next"]
+        assert read_all(start_index=int(w.last_event_id or -1) + 1) == ["next"]
+        reading = blocking.read(RUN, start_index=8, timeout=60)
+        assert [next(reading) for _ in range(3)] == [8, 9, "next"]
+        reading.close()
 
 
 def test_a_reader_survives_a_restart_of_the_gateway(gateway, worker):
     """A subscription reconnects to the restarted gateway and misses nothing."""
     with worker.executing():
         blocking.append("before")
-        reading = blocking.read(RUN, timeout=5)
+        reading = blocking.read(RUN, timeout=60)
         assert next(reading) == "before"
         gateway.kill()
         gateway.start()
@@ -203,7 +199,7 @@ async def test_async_tasks_write_and_read_alike(gateway, worker):
                 await w.write(n)
         assert await streams.pipe([2000, 2001]).wait() == "2001"
         assert await streams.append(2002) == 2002
-        found = [chunk async for chunk in streams.read(RUN, timeout=1)]
+        found = await read_all_async()
 
     assert found == list(range(2003))
 

@@ -15,7 +15,7 @@ from td_worker.context import executing
 from td_worker.errors import BlockingCallError, NotInTaskError, StreamKeyError, StreamReadError
 from td_worker.streams import blocking
 from td_worker.testing import StoredRecord
-from tests.integration.streams.conftest import RUN
+from tests.integration.streams.conftest import END, RUN, read_all, read_all_async, read_to_end
 
 
 def stored(seq: int, data: object, envelope_id: str | None = None) -> StoredRecord:
@@ -24,17 +24,21 @@ def stored(seq: int, data: object, envelope_id: str | None = None) -> StoredReco
 
 
 async def test_a_read_follows_what_is_still_being_written(platform, execution):
-    """A reader that comes first gets every chunk, and ends after the asked-for silence."""
+    """A reader that comes first gets every chunk."""
     with executing(execution):
-        reading = asyncio.create_task(_read_all())
+        reading = asyncio.create_task(read_to_end(streams.read(RUN, timeout=timedelta(minutes=1))))
         async with streams.writer() as w:
             for n in range(3000):
                 await w.write(n)
+            await w.write(END)
         assert await reading == list(range(3000))
 
 
-async def _read_all() -> list[object]:
-    return [chunk async for chunk in streams.read(RUN, timeout=timedelta(seconds=1))]
+async def test_a_read_ends_after_the_silence_asked_for(platform, execution):
+    """The server ends the body a second after the last record, and with it the iterator ends."""
+    platform.put_records(RUN, "k", [stored(0, "only")])
+    with executing(execution):
+        assert [chunk async for chunk in streams.read(RUN, "k", timeout=1)] == ["only"]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def test_a_start_index_is_the_first_sequence_number(platform, execution, start_i
     """None and 0 mean all; otherwise the first chunk is the record of that number."""
     platform.put_records(RUN, "k", [stored(n, letter) for n, letter in enumerate("abcd")])
     with executing(execution):
-        found = list(blocking.read(RUN, "k", start_index=start_index, timeout=1))
+        found = read_all("k", start_index=start_index)
 
     assert found == list(expected)
 
@@ -64,7 +68,7 @@ def test_what_is_no_chunk_is_left_out(platform, execution):
         ],
     )
     with executing(execution):
-        assert list(blocking.read(RUN, "k", timeout=1)) == ["a", None]
+        assert read_all("k") == ["a", None]
 
 
 async def test_a_read_resumes_over_a_broken_connection(platform, execution):
@@ -73,7 +77,7 @@ async def test_a_read_resumes_over_a_broken_connection(platform, execution):
     platform.spoil("read", status=503)
     platform.spoil("read")
     with executing(execution):
-        found = [chunk async for chunk in streams.read(RUN, "k", timeout=1)]
+        found = await read_all_async("k")
 
     assert found == list(range(10))
 
@@ -109,13 +113,13 @@ def test_a_plain_reader_that_stops_early_closes_its_connection(platform, executi
 async def test_cancelling_a_reader_ends_its_subscription(platform, execution):
     """A reader cancelled while it waits for records ends; others can read on."""
     with executing(execution):
-        reading = asyncio.create_task(_read_all())
+        reading = asyncio.create_task(read_to_end(streams.read(RUN)))
         await asyncio.sleep(0)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
         await streams.append("x")
-        assert await _read_all() == ["x"]
+        assert await read_all_async() == ["x"]
 
 
 @pytest.mark.parametrize("timeout", [0, 601, timedelta(minutes=11), float("nan")])
