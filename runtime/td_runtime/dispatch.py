@@ -38,6 +38,7 @@ from td_worker.messages import (
     Triggered,
     TriggerItem,
     TriggerRefused,
+    parts,
 )
 from td_worker.retry import RetryPolicy
 
@@ -355,9 +356,10 @@ class Dispatcher:
         children = await self.finished(run_ids)
         self._set_waiting(worker, message, waiting=False)
         await self._store.resume(*attempt)
-        worker.channel.send(
-            ChildrenDone(request=message.request, outcomes=[child_outcome(run) for run in children])
-        )
+        *others, last = parts(child_outcome(run) for run in children)
+        for part in others:
+            worker.channel.send(ChildrenDone(request=message.request, outcomes=part, last=False))
+        worker.channel.send(ChildrenDone(request=message.request, outcomes=last))
 
     def _set_waiting(self, worker: Worker, message: Trigger, *, waiting: bool) -> None:
         held = worker.runs.get(message.run_id)

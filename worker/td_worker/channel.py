@@ -68,9 +68,13 @@ class Channel(Generic[T]):
 
     def send(self, message: msgspec.Struct) -> None:
         """Send *message*, now or as soon as the peer takes it. Loop thread only."""
+        self.send_frame(encode_frame(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a message that was encoded elsewhere. Loop thread only."""
         if self.closed:
             return
-        self._outgoing += encode_frame(message)
+        self._outgoing += frame
         if not self._writing:
             self._writable()
 

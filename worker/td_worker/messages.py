@@ -5,7 +5,8 @@ Nothing is ever unpickled, so a worker that went mad can at worst send nonsense,
 """
 
 import struct
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -33,12 +34,16 @@ __all__ = [
     "Welcome",
     "decode_frames",
     "encode_frame",
+    "parts",
 ]
+
+OutcomeT = TypeVar("OutcomeT", "RunOutcome", "ChildOutcome")
 
 _HEADER: Final = struct.Struct(">I")
 
 MAX_FRAME: Final = 64 * 1024 * 1024
-"""Bytes in one frame between supervisor and worker; several payloads of 10 MiB fit."""
+"""Bytes in one frame between supervisor and worker; several payloads of 10 MiB fit. A list that
+may be larger travels in parts (:func:`parts`)."""
 
 MAX_CONTROL_FRAME: Final = 16 * 1024 * 1024
 """Bytes in one frame of the control socket (design §3)."""
@@ -145,10 +150,14 @@ class TriggerRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ChildrenDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Second answer to a waiting :class:`Trigger`: every child has an outcome."""
+    """Second answer to a waiting :class:`Trigger`: every child has an outcome.
+
+    Comes in parts, since outputs may be large; the last part says so.
+    """
 
     request: int
     outcomes: list[ChildOutcome]
+    last: bool = True
 
 
 class NoticeSent(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -202,7 +211,32 @@ FromSupervisor = (
 )
 FromWorker = Ready | Outcomes | Trigger | Overdue | Drained | NoticeSent
 
+_PART_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of outcomes that are sent together; one alone may have more."""
+
 _encoder: Final = msgspec.msgpack.Encoder()
+
+
+def parts(outcomes: Iterable[OutcomeT]) -> list[list[OutcomeT]]:
+    """Divide *outcomes* into lists that fit into a frame each; at least one, which may be empty."""
+    found: list[list[OutcomeT]] = [[]]
+    total = 0
+    for outcome in outcomes:
+        total += (size := _size(outcome))
+        if found[-1] and total > _PART_BYTES:
+            found.append([])
+            total = size
+        found[-1].append(outcome)
+
+    return found
+
+
+def _size(outcome: RunOutcome | ChildOutcome) -> int:
+    """Return about how many bytes *outcome* has in a frame."""
+    error = outcome.error
+    text = 0 if error is None else len(error.message) + len(error.traceback)
+
+    return len(outcome.output or b"") + text
 
 
 def encode_frame(message: msgspec.Struct) -> bytes:

@@ -21,6 +21,7 @@ from td_worker.control_plane import ControlPlane
 from td_worker.errors import TriggerRefusedError
 from td_worker.executor import Limits
 from td_worker.messages import (
+    MAX_FRAME,
     Assign,
     AssignedRun,
     CancelRun,
@@ -39,6 +40,8 @@ from td_worker.messages import (
     TriggerItem,
     TriggerRefused,
     Welcome,
+    encode_frame,
+    parts,
 )
 from td_worker.stream_store import StreamStore
 from td_worker.streams.client import StreamClient
@@ -91,6 +94,8 @@ class _Request:
 
     accepted: "Future[list[str]]"
     done: "Future[list[ChildOutcome]] | None"
+    outcomes: list[ChildOutcome] = field(default_factory=list)
+    """Those that have come so far."""
 
 
 class RuntimeThread:
@@ -165,19 +170,15 @@ class RuntimeThread:
 
     def _ask(self, run_id: str, attempt: int, items: list[TriggerItem], request: _Request) -> None:
         number = next(self._numbers)
+        wait = request.done is not None
+        message = Trigger(request=number, run_id=run_id, attempt=attempt, items=items, wait=wait)
+        # Before it is registered: what cannot be said is the caller's error.
+        frame = _frame_of(message)
         self._requests[number] = request
-        self._post(
-            Trigger(
-                request=number,
-                run_id=run_id,
-                attempt=attempt,
-                items=items,
-                wait=request.done is not None,
-            )
-        )
+        self._loop.call_soon_threadsafe(self._channel.send_frame, frame)
 
     def _post(self, message: msgspec.Struct) -> None:
-        self._loop.call_soon_threadsafe(self._channel.send, message)
+        self._loop.call_soon_threadsafe(self._channel.send_frame, encode_frame(message))
 
     # ------------------------------------------------------------ on the runtime loop
 
@@ -265,7 +266,8 @@ class RuntimeThread:
         with self._outcomes_lock:
             outcomes, self._outcomes = self._outcomes, []
         if outcomes:
-            self._channel.send(Outcomes(outcomes=outcomes))
+            for part in parts(outcomes):
+                self._channel.send(Outcomes(outcomes=part))
 
     def _accepted(self, message: Triggered) -> None:
         request = self._requests[message.request]
@@ -281,9 +283,12 @@ class RuntimeThread:
             future.set_exception(error)
 
     def _children_done(self, message: ChildrenDone) -> None:
-        request = self._requests.pop(message.request)
-        if request.done is not None:
-            _settle(request.done, message.outcomes)
+        request = self._requests[message.request]
+        request.outcomes += message.outcomes
+        if message.last:
+            del self._requests[message.request]
+            if request.done is not None:
+                _settle(request.done, request.outcomes)
 
     def _send_notice(self, notice: Notice) -> None:
         """Tell the supervisor what this process has evicted; called in any thread."""
@@ -315,6 +320,22 @@ class RuntimeThread:
             sender_pid=message.pid,
             dropped=dropped,
         )
+
+
+def _frame_of(message: Trigger) -> bytes:
+    """Encode a request for runs.
+
+    Raises:
+        TriggerRefusedError: It is larger than a frame may be.
+        UnicodeEncodeError: A task id or a key is no text.
+    """
+    frame = encode_frame(message)
+    if len(frame) > MAX_FRAME:
+        raise TriggerRefusedError(
+            f"a batch of {len(frame):,} bytes; one call can ask for {MAX_FRAME:,}: use several"
+        )
+
+    return frame
 
 
 def _settle(future: "Future[Any]", value: Any) -> None:
