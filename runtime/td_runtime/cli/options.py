@@ -10,7 +10,7 @@ import typer
 
 from td_runtime.config import Config, find_config, load_config
 from td_runtime.data_dir import DataDir
-from td_runtime.errors import ControlPlaneUnavailableError, UsageError
+from td_runtime.errors import ControlPlaneUnavailableError, ExitCode, UsageError
 from td_runtime.secret import Secret
 
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "PayloadOption",
     "control_plane_access",
     "load",
+    "log_to_stderr",
+    "print_json",
     "read_payload",
 ]
 
@@ -47,6 +49,16 @@ PayloadOption = Annotated[
 def load(config: Path | None) -> Config:
     """Find and load the config file that the ``-c`` option means."""
     return load_config(find_config(config))
+
+
+def log_to_stderr() -> None:
+    """Have what libraries and ours log in this command go to stderr, as stdout is for answers."""
+    import socket
+
+    from td_runtime import logs
+
+    chosen = logs.resolve_format("auto", 2)
+    logs.configure(None, format=chosen, level="warning", host=socket.gethostname(), worker=None)
 
 
 def read_payload(option: str | None) -> bytes:
@@ -120,5 +132,14 @@ def _never_started(data_dir: DataDir) -> ControlPlaneUnavailableError:
 
 
 def print_json(document: Any) -> None:
-    """Print *document* as one line of JSON on stdout."""
-    typer.echo(msgspec.json.encode(document).decode())
+    """Print *document* as one line of JSON on stdout.
+
+    Raises:
+        typer.Exit: The reader of stdout has enough (`… | head`), which is no failure.
+    """
+    try:
+        typer.echo(msgspec.json.encode(document).decode())
+    except BrokenPipeError:
+        # What is left in the buffer would be written, and fail, once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(ExitCode.OK) from None

@@ -11,6 +11,9 @@ from typing import Final, Self
 
 import typer
 
+from td_runtime.control import NotRunningError
+from td_runtime.errors import ControlPlaneUnavailableError, TdRuntimeError
+
 __all__ = ["OwnedSupervisor"]
 
 _READY: Final = b"ready\n"
@@ -31,7 +34,8 @@ class OwnedSupervisor:
 
     def __enter__(self) -> Self:
         self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "td_runtime", "start", "-c", str(self._config)]
+        # -P: modules that happen to lie in the working folder must not be taken for tasks or ours.
+        command = [sys.executable, "-P", "-m", "td_runtime", "start", "-c", str(self._config)]
         command += ["--log-to-stderr", "--owner-fd", str(theirs.fileno())]
         if self._allow_faults:
             command.append("--allow-faults")
@@ -54,16 +58,45 @@ class OwnedSupervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo(
+                "td-runtime: stopping (once more: at once); an unfinished run goes on when the "
+                "runtime is started again",
+                err=True,
+            )
         self._stop()
+        if isinstance(error, NotRunningError | ControlPlaneUnavailableError):
+            self._explain(error)
+
+    def _explain(self, error: TdRuntimeError) -> None:
+        """Tell why the supervisor does not answer any more, if it is gone.
+
+        Raises:
+            typer.Exit: It gave up, and has told why; the code is its own.
+            TdRuntimeError: It was killed.
+        """
+        status = self._process.returncode
+        if status > 0:
+            raise typer.Exit(status) from error
+        if status < 0:
+            raise TdRuntimeError(
+                f"the supervisor was killed by {signal.Signals(-status).name}",
+                where=f"pid {self._process.pid}",
+                advice="The run is kept and goes on when the runtime is started again.",
+            ) from error
 
     def _wait_until_ready(self) -> None:
         """Return once it answers.
 
         Raises:
             typer.Exit: It ended before; it has told why, and the code is its own.
+            TdRuntimeError: It was killed, or stopped by somebody else.
         """
         if self._socket.recv(len(_READY)) != _READY:
-            raise typer.Exit(self._process.wait())
+            self._process.wait()
+            error = TdRuntimeError("the supervisor was stopped before it was ready")
+            self._explain(error)
+            raise error
 
     def _stop(self) -> None:
         """Drain it. A Ctrl-C meanwhile is passed on, and makes it stop at once."""

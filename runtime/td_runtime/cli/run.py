@@ -1,6 +1,7 @@
 """``td-runtime run``: start, one run, drain, and exit with its result."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,29 +15,31 @@ from td_runtime.cli.options import (
     PayloadOption,
     control_plane_access,
     load,
+    log_to_stderr,
     print_json,
     read_payload,
 )
-from td_runtime.cli.trigger import run_document
+from td_runtime.cli.trigger import ask_for_run, run_document
+from td_runtime.cli.waiting import wait_for_run
 from td_runtime.config import Config
 from td_runtime.control import (
-    Accepted,
     ControlClient,
     GetTree,
     RunView,
     TreeView,
-    TriggerRuns,
-    WaitForRun,
 )
 from td_runtime.data_dir import DataDir
-from td_runtime.errors import ExitCode
+from td_runtime.errors import ControlPlaneUnavailableError, ExitCode
 from td_worker.messages import TriggerItem
 
 if TYPE_CHECKING:
     from td_runtime.cli.follow import StreamFollower
-    from td_runtime.gateway.client import PlatformClient
+    from td_runtime.gateway.client import PlatformClient, Stats
 
 __all__ = ["run"]
+
+_PATIENCE = 30.0
+"""Seconds for the gateway to come back, and for the last records to be read."""
 
 _REFRESH = 0.25
 """Seconds between two looks for new streams, and two progress lines."""
@@ -72,6 +75,8 @@ def run(
 
     loaded = load(config)
     text = read_payload(payload)
+    log_to_stderr()
+    _take_for_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     try:
         with OwnedSupervisor(loaded.path, allow_faults=allow_faults):
             summary = asyncio.run(_execute(loaded, TriggerItem(task=task, payload=text)))
@@ -85,9 +90,17 @@ def run(
         raise typer.Exit(ExitCode.FAILED)
 
 
-async def _execute(config: Config, item: TriggerItem) -> _Summary:
-    import asyncio
+def _take_for_ctrl_c(*numbers: signal.Signals) -> None:
+    """Stop in order when these come, too: else the supervisor would drain with nobody waiting.
 
+    One that is ignored stays so: `nohup` wants it.
+    """
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+async def _execute(config: Config, item: TriggerItem) -> _Summary:
     from td_runtime.cli.follow import StreamFollower
     from td_runtime.gateway.client import PlatformClient
     from td_worker.control_plane import ControlPlane
@@ -95,41 +108,83 @@ async def _execute(config: Config, item: TriggerItem) -> _Summary:
     url, secret = control_plane_access(config)
     with ControlClient(DataDir(config.runtime.data_dir)) as control:
         started = time.monotonic()
-        run_id = control.ask(TriggerRuns(items=[item]), Accepted).run_ids[0]
+        run_id = ask_for_run(control, config, item)
         if not config.control_plane.is_embedded:
-            view = await asyncio.to_thread(control.ask, WaitForRun(run_id=run_id), RunView)
+            view = await wait_for_run(control, run_id)
             return _summary(control, view, time.monotonic() - started)
         async with ControlPlane(url, secret.reveal()) as control_plane:
             with PlatformClient(url, secret) as platform:
                 follower = StreamFollower(control_plane, run_id)
-                view = await _follow(control, platform, follower, run_id)
+                view, stats = await _follow(control, platform, follower, run_id)
                 elapsed = time.monotonic() - started
-                return _summary(control, view, elapsed, platform, follower)
+                return _summary(control, view, elapsed, stats, follower)
 
 
 async def _follow(
     control: ControlClient, platform: "PlatformClient", follower: "StreamFollower", run_id: str
-) -> RunView:
+) -> "tuple[RunView, Stats]":
     """Follow the run's streams until it has an outcome and all records are read."""
     import asyncio
 
-    waiting = asyncio.ensure_future(
-        asyncio.to_thread(control.ask, WaitForRun(run_id=run_id), RunView)
-    )
+    waiting = asyncio.ensure_future(wait_for_run(control, run_id))
     with _progress() as show:
-        while not waiting.done():
-            await asyncio.wait({waiting}, timeout=_REFRESH)
-            follower.follow(list(await asyncio.to_thread(_streams_of, platform, run_id)))
-            show(follower.chunks)
-        await follower.catch_up(await asyncio.to_thread(_streams_of, platform, run_id))
+        try:
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=_REFRESH)
+                await _look_for_streams(platform, follower, run_id)
+                show(follower.chunks)
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        view = waiting.result()
+        stats = await _final_stats(platform)
+        await _catch_up(follower, _streams_of(stats, run_id))
         show(follower.chunks)
 
-    return await waiting
+    return view, stats
 
 
-def _streams_of(platform: "PlatformClient", run_id: str) -> dict[str, int]:
+async def _look_for_streams(
+    platform: "PlatformClient", follower: "StreamFollower", run_id: str
+) -> None:
+    import asyncio
+
+    # A gateway that is being restarted is no reason to leave the run.
+    with contextlib.suppress(ControlPlaneUnavailableError):
+        stats = await asyncio.to_thread(platform.stats)
+        follower.follow(list(_streams_of(stats, run_id)))
+
+
+async def _final_stats(platform: "PlatformClient") -> "Stats":
+    """Return what was counted, once the gateway tells."""
+    import asyncio
+
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return await asyncio.to_thread(platform.stats)
+        except ControlPlaneUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_REFRESH)
+
+
+async def _catch_up(follower: "StreamFollower", records: dict[str, int]) -> None:
+    import asyncio
+
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await follower.catch_up(records)
+    except TimeoutError as error:
+        raise ControlPlaneUnavailableError(
+            f"the run has ended, but its {sum(records.values())} records cannot be read back",
+            advice="Look at the log for why, and read them with `td-runtime streams read`.",
+        ) from error
+
+
+def _streams_of(stats: "Stats", run_id: str) -> dict[str, int]:
     """Return the records of each stream of one run, by its key."""
-    records = platform.stats().of_runs({run_id}).records
+    records = stats.of_runs({run_id}).records
 
     return {name.partition("/")[2]: count for name, count in records.items()}
 
@@ -162,12 +217,12 @@ def _summary(
     control: ControlClient,
     view: RunView,
     duration: float,
-    platform: "PlatformClient | None" = None,
+    counted: "Stats | None" = None,
     follower: "StreamFollower | None" = None,
 ) -> _Summary:
     tree = control.ask(GetTree(root_id=view.outcome.id), TreeView)
     run_ids = {node.outcome.id for node in tree.runs}
-    stats = platform.stats().of_runs(run_ids) if platform is not None else None
+    stats = counted.of_runs(run_ids) if counted is not None else None
 
     return _Summary(
         view=view,

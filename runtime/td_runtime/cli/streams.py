@@ -1,24 +1,38 @@
 """``td-runtime streams``."""
 
-from typing import TYPE_CHECKING, Annotated
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from td_runtime.cli.options import ConfigOption, control_plane_access, load, print_json
+from td_runtime.cli.options import (
+    ConfigOption,
+    control_plane_access,
+    load,
+    log_to_stderr,
+    print_json,
+)
+from td_runtime.cli.waiting import wait_for_run
 from td_runtime.config import Config
-from td_runtime.control import ControlClient, GetTree, TreeView
+from td_runtime.control import ControlClient, NotRunningError
 from td_runtime.data_dir import DataDir
-from td_runtime.errors import ControlPlaneUnavailableError, TdRuntimeError
+from td_runtime.errors import ControlPlaneUnavailableError
 
 if TYPE_CHECKING:
-    from td_worker.streams.reader import Subscription
+    from td_worker.control_plane import ControlPlane, SseBody
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Realtime streams of runs.")
 
-_FOLLOW_TIMEOUT = 5
-"""Seconds of silence after which --follow looks whether the run has ended."""
+_SILENCE: Final = 1
+"""Seconds without a record after which a stream that nobody writes to counts as read."""
+_LONG_SILENCE: Final = 60
+"""The same while its run may write; then the server is asked again."""
+_PATIENCE: Final = 10.0
+"""Seconds for a gateway that is being restarted to answer again."""
 
 
 @app.command()
@@ -34,54 +48,108 @@ def read(
     import asyncio
 
     loaded = load(config)
+    log_to_stderr()
     asyncio.run(_print_stream(loaded, run, key, follow))
 
 
 async def _print_stream(config: Config, run_id: str, key: str, follow: bool) -> None:
-    import asyncio
-
     from td_worker.control_plane import ControlPlane
     from td_worker.errors import ControlPlaneError
-    from td_worker.streams.reader import Subscription
 
     url, secret = control_plane_access(config)
-    timeout = _FOLLOW_TIMEOUT if follow else 1
     async with ControlPlane(url, secret.reveal()) as control_plane:
-        subscription = Subscription(
-            lambda cursor: control_plane.open_run_stream(
-                run_id, key, last_event_id=cursor, timeout_s=timeout
-            )
-        )
+        stream = _Stream(control_plane, run_id, key)
         try:
-            await _print_chunks(subscription)
-            while follow and not await asyncio.to_thread(_has_ended, config, run_id):
-                await _print_chunks(subscription)
-            # What was written between the last look at the stream and the end of the run.
             if follow:
-                await _print_chunks(subscription)
+                await _print_until_ended(stream, config, run_id)
+            await stream.print_rest(_SILENCE)
         except ControlPlaneError as error:
             raise ControlPlaneUnavailableError(
-                str(error), where=f"{url}, run {run_id}, stream {key!r}"
+                str(error),
+                where=f"{url}, run {run_id}, stream {key!r}",
+                advice="`td-runtime status` shows whether the runtime is up; "
+                "`td-runtime platform stats` shows which streams there are.",
             ) from error
+    if not stream.printed:
+        typer.echo(f"td-runtime: stream {key!r} of {run_id} has no records", err=True)
 
 
-async def _print_chunks(subscription: "Subscription") -> None:
-    """Print until the server ends the body."""
-    async for parts in subscription.batches():
-        for part in parts:
-            if part.has_chunk:
-                print_json(part.chunk)
+async def _print_until_ended(stream: "_Stream", config: Config, run_id: str) -> None:
+    """Print what is written until the run has an outcome.
 
+    Returns at once when there is nobody who could tell.
 
-def _has_ended(config: Config, run_id: str) -> bool:
+    Raises:
+        NotRunningError: The supervisor stopped before.
+    """
+    import asyncio
+
     try:
-        with ControlClient(DataDir(config.runtime.data_dir)) as client:
-            view = client.ask(GetTree(root_id=run_id), TreeView)
-    except TdRuntimeError:
-        return True
-    statuses = [run.outcome.status for run in view.runs if run.outcome.id == run_id]
+        control = ControlClient(DataDir(config.runtime.data_dir))
+    except NotRunningError:
+        return
+    with control:
+        ended = asyncio.ensure_future(wait_for_run(control, run_id))
+        printing = asyncio.ensure_future(stream.print_for_ever())
+        await asyncio.wait({ended, printing}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        printing.cancel()
+        outcome, failure = await asyncio.gather(ended, printing, return_exceptions=True)
+    if isinstance(outcome, NotRunningError):
+        raise NotRunningError(
+            "the supervisor stopped before the run had ended",
+            where=run_id,
+            advice="Once it is started again the run goes on, and can be read from its beginning.",
+        )
+    if isinstance(failure, Exception):
+        raise failure
 
-    return not any(status in _UNFINISHED for status in statuses)
 
+class _Stream:
+    """One stream of one run, printed from its beginning, each chunk once."""
 
-_UNFINISHED = frozenset({"QUEUED", "DELAYED", "EXECUTING", "WAITING", "RETRYING"})
+    def __init__(self, control_plane: "ControlPlane", run_id: str, key: str) -> None:
+        from td_worker.streams.reader import Subscription
+
+        self._control_plane = control_plane
+        self._run_id = run_id
+        self._key = key
+        self._subscription = Subscription(self._connect)
+        self._silence = _SILENCE
+        self._answered_at = float("-inf")
+        self.printed = 0
+
+    async def print_for_ever(self) -> None:
+        """Print until cancelled, or refused."""
+        while True:
+            await self.print_rest(_LONG_SILENCE)
+
+    async def print_rest(self, silence: int) -> None:
+        """Print until nothing has come for *silence* seconds."""
+        self._silence = silence
+        async for parts in self._subscription.batches():
+            for part in parts:
+                if part.has_chunk:
+                    print_json(part.chunk)
+                    self.printed += 1
+
+    @contextlib.asynccontextmanager
+    async def _connect(self, cursor: str | None) -> "AsyncIterator[SseBody]":
+        """Connect once; give up if nobody has answered for too long, or ever."""
+        from td_worker.errors import ControlPlaneError, ControlPlaneUnreachableError
+
+        connection = self._control_plane.open_run_stream(
+            self._run_id, self._key, last_event_id=cursor, timeout_s=self._silence
+        )
+        is_open = False
+        try:
+            async with connection as body:
+                is_open = True
+                yield body
+        except ControlPlaneError as error:
+            if not is_open and time.monotonic() - self._answered_at > _PATIENCE:
+                raise ControlPlaneUnreachableError(str(error)) from error
+            raise
+        finally:
+            if is_open:
+                self._answered_at = time.monotonic()

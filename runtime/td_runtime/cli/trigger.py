@@ -13,12 +13,20 @@ from td_runtime.cli.options import (
     print_json,
     read_payload,
 )
-from td_runtime.control import Accepted, ControlClient, RunView, TriggerRuns, WaitForRun
+from td_runtime.config import Config
+from td_runtime.control import (
+    Accepted,
+    ControlClient,
+    ControlRefusedError,
+    RunView,
+    TriggerRuns,
+    WaitForRun,
+)
 from td_runtime.data_dir import DataDir
 from td_runtime.errors import ExitCode
 from td_worker.messages import TriggerItem
 
-__all__ = ["run_document", "trigger"]
+__all__ = ["ask_for_run", "run_document", "trigger"]
 
 
 def trigger(
@@ -29,10 +37,10 @@ def trigger(
     json: JsonOption = False,
 ) -> None:
     """Ask the running supervisor for one run of TASK."""
+    loaded = load(config)
     text = read_payload(payload)
-    with ControlClient(DataDir(load(config).runtime.data_dir)) as client:
-        accepted = client.ask(TriggerRuns(items=[TriggerItem(task=task, payload=text)]), Accepted)
-        run_id = accepted.run_ids[0]
+    with ControlClient(DataDir(loaded.runtime.data_dir)) as client:
+        run_id = ask_for_run(client, loaded, TriggerItem(task=task, payload=text))
         if not wait:
             _print(json, {"run_id": run_id, "status": "QUEUED", "output": None, "error": None})
             return
@@ -40,6 +48,19 @@ def trigger(
     _print(json, run_document(view))
     if view.outcome.status != "COMPLETED":
         raise typer.Exit(ExitCode.FAILED)
+
+
+def ask_for_run(client: ControlClient, config: Config, item: TriggerItem) -> str:
+    """Have a run accepted; returns its id.
+
+    Raises:
+        ControlRefusedError: An unknown task, or a limit; says where the valid ones are set.
+    """
+    try:
+        return client.ask(TriggerRuns(items=[item]), Accepted).run_ids[0]
+    except ControlRefusedError as error:
+        error.where = error.where or str(config.path)
+        raise
 
 
 def run_document(view: RunView) -> dict[str, Any]:
