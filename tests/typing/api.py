@@ -1,0 +1,209 @@
+"""Tasks as their authors write them: never run, only checked, by mypy strict and by basedpyright.
+
+What a call returns is asserted, so that a public name that turns into `Any` fails `make lint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, assert_type
+
+from td_sharedcache import AsyncMinter, Credential, CredentialCache, Grant, Minter, Slot
+from td_worker import (
+    AbortTaskRunError,
+    ChatChunkTooLargeError,
+    StreamError,
+    StreamWriteError,
+    SubtaskUnwrapError,
+    context,
+    streams,
+    sync,
+    tasks,
+)
+from td_worker.tasks import RunHandle, RunResult
+
+
+@dataclass
+class Question:
+    """What a task is asked."""
+
+    text: str
+    urgent: bool = False
+
+
+answers = streams.define("answers")
+progress = sync.streams.define("progress")
+
+
+async def ask_model(question: str) -> AsyncIterator[str]:
+    """Stand for a model provider's client."""
+    for word in question.split():
+        yield word
+
+
+def ask_model_blocking(question: str) -> Iterator[str]:
+    """Stand for one."""
+    yield from question.split()
+
+
+# --------------------------------------------------------------------------- async tasks
+
+
+async def answer(payload: Question) -> dict[str, int]:
+    """Write, flush, and say what was written."""
+    async with answers.writer(target="root") as writer:
+        assert_type(writer, streams.Writer)
+        async for token in ask_model(payload.text):
+            await writer.write({"token": token})
+        await writer.flush()
+
+    return {"last": int(assert_type(writer.last_event_id, str | None) or 0)}
+
+
+async def pipe_in_every_form(payload: Question) -> str | None:
+    """Pipe async and plain sources, with and without a key."""
+    handle = streams.pipe("answers", ask_model(payload.text), target="parent")
+    assert_type(handle, streams.StreamHandle)
+    assert_type(streams.pipe(ask_model(payload.text)), streams.StreamHandle)
+    assert_type(streams.pipe("numbers", range(3)), streams.StreamHandle)
+    assert_type(answers.pipe(ask_model(payload.text), target="root"), streams.StreamHandle)
+    if payload.urgent:
+        handle.abort()
+
+    return assert_type(await handle.wait(), str | None)
+
+
+async def append_and_read(payload: Question) -> list[object]:
+    """Append single records and read another run's stream."""
+    assert_type(await streams.append("log", {"text": payload.text}), int)
+    assert_type(await streams.append(payload), int)
+    assert_type(await answers.append(payload.text, target="run_06h0h0x33g2pkmv1a2nsed2za"), int)
+    chunks = streams.read(
+        context.run.root_id or context.run.id, "answers", start_index=5, timeout=30
+    )
+    assert_type(chunks, AsyncGenerator[Any, None])
+    async with aclosing(answers.read(context.run.id, timeout=timedelta(minutes=1))) as mine:
+        found = [chunk async for chunk in mine]
+
+    return [*found, *[chunk async for chunk in chunks]]
+
+
+async def survive_failures(payload: Question) -> int:
+    """Tell apart what can go wrong with a stream."""
+    writer = streams.writer("answers")
+    try:
+        await writer.write(payload)
+        await writer.wait()
+    except ChatChunkTooLargeError as error:
+        return assert_type(error.chunk_size, int)
+    except StreamWriteError as error:
+        return assert_type(error.acked, int)
+    except StreamError as error:
+        raise AbortTaskRunError(str(error)) from error
+
+    return 0
+
+
+async def fan_out(payload: list[str]) -> list[object]:
+    """Trigger other runs, and wait for some of them."""
+    handle = await tasks.trigger("answer", Question(payload[0]), idempotency_key="first")
+    assert_type(handle, RunHandle)
+    assert_type(handle.id, str)
+    assert_type(await tasks.batch_trigger("answer", payload), list[RunHandle])
+    result = await tasks.trigger_and_wait("answer", payload[0])
+    assert_type(result, RunResult)
+    if not result.ok and result.error is not None:
+        assert_type(result.error.message, str)
+    results = await tasks.batch_trigger_and_wait("answer", (Question(text) for text in payload))
+    assert_type(results, list[RunResult])
+
+    return [one.unwrap() for one in results]
+
+
+async def know_who_i_am(payload: None) -> dict[str, object]:
+    """Look into the context."""
+    return {
+        "run": assert_type(context.run.id, str),
+        "parent": assert_type(context.run.parent_id, str | None),
+        "root": assert_type(context.run.root_id, str | None),
+        "attempt": assert_type(context.attempt.number, int),
+        "task": assert_type(context.task.id, str),
+    }
+
+
+# --------------------------------------------------------------------------- plain def tasks
+
+
+def answer_blocking(payload: Question) -> str | None:
+    """Write and pipe without asyncio."""
+    with progress.writer(target="root") as writer:
+        assert_type(writer, sync.streams.Writer)
+        for token in ask_model_blocking(payload.text):
+            writer.write({"token": token})
+        writer.flush()
+    handle = sync.streams.pipe("answers", ask_model_blocking(payload.text))
+    assert_type(handle, sync.streams.StreamHandle)
+    assert_type(progress.pipe([1, 2, 3]), sync.streams.StreamHandle)
+    assert_type(sync.streams.append("log", payload), int)
+    assert_type(progress.append({"done": 1}), int)
+
+    return assert_type(handle.wait(), str | None)
+
+
+def read_blocking(payload: str) -> list[object]:
+    """Read another run's stream."""
+    chunks = sync.streams.read(payload, "progress", timeout=timedelta(seconds=30))
+    assert_type(chunks, Generator[Any, None, None])
+    with closing(progress.read(payload, start_index=0)) as mine:
+        return [*mine, *chunks]
+
+
+def fan_out_blocking(payload: list[str]) -> object:
+    """Trigger other runs, and stop when asked to."""
+    assert_type(sync.tasks.trigger("answer", payload[0]), RunHandle)
+    assert_type(sync.tasks.batch_trigger("answer", payload), list[RunHandle])
+    results = sync.tasks.batch_trigger_and_wait("answer", payload)
+    assert_type(results, list[RunResult])
+    if assert_type(sync.context.is_cancelled(), bool):
+        return None
+    try:
+        return sync.tasks.trigger_and_wait("answer", payload[0]).unwrap()
+    except SubtaskUnwrapError as error:
+        return assert_type(error.status, str)
+
+
+# --------------------------------------------------------------------------- the cache alone
+
+
+class MyMinter:
+    """A minter of one's own, without asyncio."""
+
+    def mint(self, slot: Slot) -> Grant:
+        """Ask somebody."""
+        raise NotImplementedError(slot.parts)
+
+
+class MyAsyncMinter:
+    """A minter of one's own, on an event loop."""
+
+    async def mint(self, slot: Slot) -> Grant:
+        """Ask somebody."""
+        raise NotImplementedError(slot.kind)
+
+
+async def share_credentials(folder: Path, minter: MyMinter | MyAsyncMinter) -> Credential:
+    """Use the cache from code that is no task."""
+    takes: AsyncMinter | Minter = minter
+    cache = CredentialCache(folder, origin="https://api.trigger.dev", api_key="k", minter=takes)
+    assert_type(cache, CredentialCache)
+    slot = Slot.run("run_06h0h0x33g2pkmv1a2nsed2za", "answers")
+    assert_type(cache.peek(slot), Credential | None)
+    assert_type(cache.get_blocking(slot), Credential)
+    credential = await cache.get(slot)
+    assert_type(await cache.evict(slot, credential.id, reason="403"), bool)
+
+    return assert_type(credential, Credential)
