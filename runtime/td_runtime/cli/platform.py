@@ -106,4 +106,12 @@ def _seconds(text: str) -> float:
 def _client(config: Path | None) -> "PlatformClient":
     from td_runtime.gateway.client import PlatformClient
 
-    return PlatformClient(*control_plane_access(load(config)))
+    loaded = load(config)
+    if not loaded.control_plane.is_embedded:
+        raise UsageError(
+            f'{loaded.path}: control_plane.url = "{loaded.control_plane.url}": only the embedded '
+            "platform can be looked at and broken",
+            where=str(loaded.path),
+        )
+
+    return PlatformClient(*control_plane_access(loaded))

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_TOLD_IN_FULL = {"TaskPayloadError", "TaskOutputError", "OutputTooLargeError"}
+"""Errors of runs whose message says it all; their traceback has frames of ours only."""
+
 _PATIENCE = 30.0
 """Seconds for the gateway to come back, and for the last records to be read."""
 
@@ -266,4 +269,5 @@ def _print_summary(summary: _Summary) -> None:
     Console().print(table)
     if outcome.error is not None:
         typer.echo(f"{outcome.error.type}: {outcome.error.message}", err=True)
-        typer.echo(outcome.error.traceback, err=True)
+        if outcome.error.type not in _TOLD_IN_FULL:
+            typer.echo(outcome.error.traceback, err=True)

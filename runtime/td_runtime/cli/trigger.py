@@ -56,6 +56,15 @@ def ask_for_run(client: ControlClient, config: Config, item: TriggerItem) -> str
     Raises:
         ControlRefusedError: An unknown task, or a limit; says where the valid ones are set.
     """
+    limit = config.limits.payload
+    if len(item.payload) > limit:
+        # Refused here: a payload that is much too large would not even fit into a message.
+        raise ControlRefusedError(
+            f"the payload for task {item.task!r} has {len(item.payload)} bytes; "
+            f"limits.payload = {limit}",
+            where=str(config.path),
+            advice="Pass where the data is, not the data; or raise limits.payload.",
+        )
     try:
         return client.ask(TriggerRuns(items=[item]), Accepted).run_ids[0]
     except ControlRefusedError as error:
