@@ -12,6 +12,7 @@ from td_sharedcache.errors import (
     MintError,
 )
 from td_sharedcache.event import CacheEvent
+from td_sharedcache.info import CredentialInfo
 from td_sharedcache.minter import AsyncMinter, Minter
 from td_sharedcache.notice import Notice
 from td_sharedcache.policy import Clock, Policy
@@ -41,6 +42,7 @@ __all__ = [
     "Credential",
     "CredentialBackoffError",
     "CredentialCache",
+    "CredentialInfo",
     "CredentialUnchangedError",
     "Grant",
     "MintError",

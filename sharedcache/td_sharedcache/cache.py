@@ -28,6 +28,7 @@ from td_sharedcache.flight import (
     refuse_inside_mint,
 )
 from td_sharedcache.forks import GUARD
+from td_sharedcache.info import CredentialInfo
 from td_sharedcache.local import LocalCredentials
 from td_sharedcache.minter import AsyncMinter, Minter
 from td_sharedcache.minting import Minting
@@ -186,6 +187,18 @@ class CredentialCache:
         self._drive_blocking(self._minting.reset())
         self._notify(None, None, "reset")
 
+    async def list(self) -> tuple[CredentialInfo, ...]:
+        """Say which credentials the processes share, tokens left out.
+
+        Raises:
+            CacheUnavailableError: The shared credentials could not be reached.
+        """
+        return await self._drive(self._minting.list())
+
+    def list_blocking(self) -> tuple[CredentialInfo, ...]:
+        """Do what `list` does, in a thread that may block."""
+        return self._drive_blocking(self._minting.list())
+
     def close(self) -> None:
         """Close the shared file. A later call opens it again."""
         self._shared.close()
@@ -216,7 +229,9 @@ class CredentialCache:
         )
 
     def _open_store(self, directory: Path, seal: Seal) -> Store:
-        return DiskStore(directory, seal, clock=self._clock, reporter=self._reporter)
+        return DiskStore(
+            directory, seal, clock=self._clock, reporter=self._reporter, policy=self._policy
+        )
 
     def _find_or_join(
         self, slot: Slot

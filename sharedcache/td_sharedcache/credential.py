@@ -1,6 +1,7 @@
 """What the control plane hands out for one slot."""
 
 # msgspec reads the annotations of these classes, so they must not be postponed.
+import os
 import secrets
 from dataclasses import dataclass
 
@@ -48,6 +49,8 @@ class Credential(Grant):
     """When the PUT was sent, so that a slow answer never lengthens a life."""
     expires_at: float
     refresh_at: float
+    minted_by: int = 0
+    """Process id of whoever asked for it; 0 if that was not written down."""
 
     @classmethod
     def of(
@@ -75,4 +78,5 @@ class Credential(Grant):
             minted_at=minted_at,
             expires_at=minted_at + max_age,
             refresh_at=minted_at + max_age * freshness,
+            minted_by=os.getpid(),
         )

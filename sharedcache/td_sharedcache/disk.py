@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import Any, TypeVar, cast
 
 import diskcache
@@ -28,20 +29,29 @@ from td_sharedcache.errors import (
 from td_sharedcache.event import Level, Reporter
 from td_sharedcache.folder import ensure_private
 from td_sharedcache.forks import GUARD
-from td_sharedcache.locks import FileLocks
-from td_sharedcache.policy import Clock
+from td_sharedcache.locks import STORE, USERS, FileLocks
+from td_sharedcache.namespaces import remove_dead_namespaces
+from td_sharedcache.policy import Clock, Policy
 from td_sharedcache.row import NOTHING, Gap, Row
 from td_sharedcache.seal import Seal
 from td_sharedcache.slot import Slot
+from td_sharedcache.store import Stored
 
 _T = TypeVar("_T")
 _Inode = tuple[int, int]
 
-_LOCK = "store"
 _EPOCH = Slot("reset")
 """The gap that every slot without a row of its own has had since the last reset."""
 _KEPT_FOR = 3600.0
-"""Seconds a worthless row stays, so that nobody who looked at it finds it gone."""
+"""Seconds a row stays that nobody reads. The file's own times are of the machine's clock."""
+_TOUCHED_EVERY = 60.0
+"""Seconds after which a row that is read is marked as used: a write a minute, not one a read."""
+_CULLED = 100
+"""How many rows at most one write removes: it must stay short."""
+_REPAIRS = 3
+"""What may be the matter before work can be done: no folder, not open, damaged."""
+_SWEPT_EVERY = 3600.0
+"""Seconds between two looks for namespaces that are dead."""
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 # An SQL error can only mean a foreign schema, since our statements do not vary.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
@@ -56,39 +66,66 @@ class DiskStore:
     every fork and opened again when it is next needed.
     """
 
-    def __init__(self, directory: Path, seal: Seal, *, clock: Clock, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        seal: Seal,
+        *,
+        clock: Clock,
+        reporter: Reporter,
+        policy: Policy | None = None,
+    ) -> None:
         self._directory = directory
         self._folder = directory / seal.namespace
-        self._path = self._folder / "cache.db"
+        self._path = f"{self._folder}/cache.db"
         self._locks = FileLocks(self._folder / "locks")
         self._seal = seal
         self._clock = clock
+        self._policy = policy or Policy()
         self._tell = reporter.tell
         self._untold: list[Callable[[], None]] = []
         self._cache: _OneConnectionCache | None = None
         self._opened: _Inode | None = None
         self._damaged: _Inode | None = None
+        self._in_use = ExitStack()
+        self._swept_at = 0.0
         # An unsafe folder is the operator's to mend; any other trouble may pass.
         with suppress(OSError):
             self._prepare()
+        self._sweep()
         forks.watch(self)
 
     def load(self, slot: Slot) -> Row:
         """Give the slot's row; what cannot be opened counts as a gap and is reported."""
-        return self._run(lambda cache: self._read(cache, slot), exclusive=False)
+        row, used_at = self._run(lambda cache: self._read(cache, slot), exclusive=False)
+        if used_at is not None and time() - used_at > _TOUCHED_EVERY:
+            # Whoever comes next tries again, if this is not the moment.
+            with suppress(StoreBusyError, StoreDownError):
+                self._run(lambda cache: cache.touch(str(slot), _KEPT_FOR), exclusive=True)
+
+        return row
+
+    def rows(self) -> list[Stored]:
+        """Give every row that opens, and when it was used."""
+        found = self._run(lambda cache: cache.texts(), exclusive=False)
+
+        # Deciphered outside the lock: a thousand rows take some 20 ms.
+        return [stored for entry in found if (stored := self._opened_row(*entry)) is not None]
 
     def replace(self, slot: Slot, expected: str, row: Row) -> bool:
         """Put a row in the place of the one with the id `expected`, if it is still there."""
 
         def swap(cache: _OneConnectionCache) -> bool:
             # Nobody can come between the two: the lock is exclusive.
-            if self._read(cache, slot).id != expected:
+            if self._read(cache, slot)[0].id != expected:
                 return False
-            life = max(0.0, row.forget_at() - self._clock.wall()) + _KEPT_FOR
-            cache.set(str(slot), self._seal.close(slot, row), expire=life)
+            cache.set(str(slot), self._seal.close(slot, row), expire=_KEPT_FOR)
             return True
 
-        return self._run(swap, exclusive=True)
+        try:
+            return self._run(swap, exclusive=True)
+        finally:
+            self._sweep()
 
     def clear(self) -> None:
         """Drop every row; what was minted before cannot be installed any more."""
@@ -105,27 +142,42 @@ class DiskStore:
     def stripe(self, slot: Slot) -> Iterator[bool]:
         """Hold the lock under which a slot is minted, or say that somebody else does."""
         with ExitStack() as stack:
-            with _translated():
-                try:
-                    held = stack.enter_context(self._locks.stripe(slot))
-                except FileNotFoundError:
-                    self._prepare()
-                    held = stack.enter_context(self._locks.stripe(slot))
+            try:
+                held = self._enter_stripe(stack, slot)
+            except _TROUBLE as error:
+                raise _down_or_busy(error) from error
             yield held
 
+    def _enter_stripe(self, stack: ExitStack, slot: Slot) -> bool:
+        with suppress(FileNotFoundError):
+            return stack.enter_context(self._locks.stripe(slot))
+        self._prepare()
+
+        return stack.enter_context(self._locks.stripe(slot))
+
     def close(self) -> None:
-        """Close the connection; the next call opens it again."""
+        """Close the file; the next call opens it again."""
         with GUARD:
-            if self._cache is not None:
-                self._cache.close()
+            self._drop()
+            self._opened = None
+            self._in_use.close()
 
     def before_fork(self) -> None:
         """Close the connection: a child that inherits it would run without SQLite's locks."""
-        self.close()
+        if self._cache is not None:
+            self._cache.close()
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's unsaid events: it says them itself."""
+        """Open the file anew, and forget the parent's unsaid events: it says them itself."""
         self._untold.clear()
+        self._cache = self._opened = None
+        self._in_use = ExitStack()
+
+    def _sweep(self) -> None:
+        now = time()
+        if now - self._swept_at >= _SWEPT_EVERY:
+            self._swept_at = now
+            remove_dead_namespaces(self._directory, mine=self._folder.name, now=now)
 
     def _prepare(self) -> None:
         for folder in (self._directory, self._folder, self._folder / "locks"):
@@ -133,25 +185,36 @@ class DiskStore:
 
     def _run(self, work: Callable[[_OneConnectionCache], _T], *, exclusive: bool) -> _T:
         try:
-            with GUARD, _translated():
-                try:
-                    return self._attempt(work, exclusive=exclusive)
-                except FileNotFoundError:
-                    self._prepare()
-                except sqlite3.DatabaseError as error:
-                    if not _is_damage(error):
-                        raise
-                return self._attempt(work, exclusive=True)
+            with GUARD:
+                return self._repair_and_attempt(work, exclusive=exclusive)
+        except _TROUBLE as error:
+            raise _down_or_busy(error) from error
         finally:
             self._tell_untold()
 
+    def _repair_and_attempt(
+        self, work: Callable[[_OneConnectionCache], _T], *, exclusive: bool
+    ) -> _T:
+        for _ in range(_REPAIRS):
+            try:
+                return self._attempt(work, exclusive=exclusive)
+            except _NotOpenError:
+                pass
+            except FileNotFoundError:
+                self._prepare()
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+            exclusive = True
+
+        return self._attempt(work, exclusive=True)
+
     def _attempt(self, work: Callable[[_OneConnectionCache], _T], *, exclusive: bool) -> _T:
-        stale = self._is_stale()
-        with self._locks.hold(_LOCK, exclusive=exclusive or stale) as held:
-            if not held or (not stale and self._is_stale()):
+        with self._locks.hold(STORE, exclusive=exclusive) as held:
+            if not held:
                 raise StoreBusyError
             try:
-                return work(self._open() if stale else self._current())
+                return work(self._usable(may_open=exclusive))
             except sqlite3.DatabaseError as error:
                 if _is_damage(error):
                     # Remembered under the lock: it is this very file that is to be set aside.
@@ -159,11 +222,13 @@ class DiskStore:
                     self._drop()
                 raise
 
-    def _current(self) -> _OneConnectionCache:
-        if self._cache is None:
-            raise StoreBusyError
+    def _usable(self, *, may_open: bool) -> _OneConnectionCache:
+        if self._cache is not None and self._opened == self._inode():
+            return self._cache
+        if not may_open:
+            raise _NotOpenError
 
-        return self._cache
+        return self._open()
 
     def _open(self) -> _OneConnectionCache:
         """Open the file, anew if it was damaged; the exclusive lock is held."""
@@ -173,14 +238,21 @@ class DiskStore:
             self._set_aside()
             reason = "the shared file was damaged and has been set aside"
         self._damaged = None
+        self._hold_in_use()
         self._create()
-        self._cache = _OneConnectionCache(self._folder)
+        self._cache = _OneConnectionCache(self._folder, most=self._policy.l2_slots)
         self._opened = self._inode()
         if reason:
             self._say("cache.degraded", reason=reason)
             self._say("cache.restored")
 
         return self._cache
+
+    def _hold_in_use(self) -> None:
+        # Anew each time: after a deletion the lock that is held is one on a file that is gone.
+        self._in_use.close()
+        if not self._in_use.enter_context(self._locks.hold(USERS, exclusive=False)):
+            raise StoreBusyError
 
     def _create(self) -> None:
         # SQLite would create the file with the umask's mode, and gives its journal the same one.
@@ -193,9 +265,6 @@ class DiskStore:
         with suppress(FileNotFoundError):
             os.unlink(f"{self._path}-journal")
         os.replace(self._path, f"{self._path}.damaged")
-
-    def _is_stale(self) -> bool:
-        return self._cache is None or self._opened is None or self._inode() != self._opened
 
     def _inode(self) -> _Inode | None:
         try:
@@ -210,15 +279,26 @@ class DiskStore:
         if cache is not None:
             cache.close()
 
-    def _read(self, cache: _OneConnectionCache, slot: Slot) -> Row:
+    def _read(self, cache: _OneConnectionCache, slot: Slot) -> tuple[Row, float | None]:
+        """Give the slot's row and when it was used; None if that need not be known."""
         try:
-            text = cast("str | None", cache.get(str(slot)))
+            text, used_at = cache.text(slot)
             if text is not None:
-                return self._seal.open(slot, text)
+                return self._seal.open(slot, text), used_at
         except RowRefusedError as error:
             self._say("credential.row_refused", slot=slot, reason=str(error))
+        if slot == _EPOCH:
+            return NOTHING, None
 
-        return NOTHING if slot == _EPOCH else self._read(cache, _EPOCH)
+        return self._read(cache, _EPOCH)[0], None
+
+    def _opened_row(self, key: str, text: str, used_at: float | None) -> Stored | None:
+        if used_at is None:
+            return None
+        try:
+            return Stored(Slot(key), self._seal.open(key, text), used_at)
+        except RowRefusedError:
+            return None
 
     def _say(self, name: str, **fields: Any) -> None:
         level: Level = "info" if name == "cache.restored" else "warning"
@@ -229,6 +309,10 @@ class DiskStore:
         while self._untold:
             with suppress(IndexError):
                 self._untold.pop(0)()
+
+
+class _NotOpenError(Exception):
+    """The file must be opened first, which takes the lock that excludes everybody."""
 
 
 class _TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
@@ -260,19 +344,25 @@ class _TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no typ
 
 
 class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache ships no types
-    """A diskcache with one connection for all threads, used under the guard."""
+    """A diskcache with one connection for all threads, used under the guard.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = str(folder / "cache.db")
+    Args:
+        folder: Where the file is.
+        most: Rows beyond which a write removes those that were used longest ago.
+    """
+
+    def __init__(self, folder: Path, *, most: int) -> None:
+        self._path = f"{folder}/cache.db"
+        self._most = most
         self._only: sqlite3.Connection | None = None
         super().__init__(
             str(folder),
             timeout=0,
             disk=_TextDisk,
             statistics=0,
-            # With no policy only rows past their life are removed, ten at most with each write.
+            # With no policy only rows past their life are removed, and see `_cull`.
             eviction_policy="none",
-            cull_limit=10,
+            cull_limit=_CULLED,
             size_limit=2**40,
             sqlite_journal_mode="truncate",
             # A mapped file that somebody truncates is a SIGBUS.
@@ -281,6 +371,43 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
             # No fsync on an event loop. After a power cut the worst is a file to set aside.
             sqlite_synchronous=0,
         )
+
+    def text(self, slot: str) -> tuple[str | None, float | None]:
+        """Give a row's text and when it was used, None for what there is not.
+
+        The columns are read here, and not by diskcache's `get`, which costs twice as much.
+
+        Raises:
+            RowRefusedError: It is not plain text.
+        """
+        rows = self._sql(_SELECT, (slot, time())).fetchall()
+        if not rows:
+            return None, None
+        mode, value, expires_at = rows[0]
+
+        return cast("str", self._disk.fetch(mode, None, value, False)), _used_at(expires_at)
+
+    def texts(self) -> list[tuple[str, str, float | None]]:
+        """Give key, text and time of use of all rows that are plain text."""
+        return [
+            (key, value, _used_at(expires_at))
+            for key, mode, value, expires_at in self._sql(_SELECT_ALL, (time(),))
+            if type(key) is str and mode == diskcache.core.MODE_RAW and type(value) is str
+        ]
+
+    def _cull(self, now: float, sql: Any, cleanup: Any, limit: int | None = None) -> None:
+        """Remove what diskcache would, and keep the file bounded; inside its transaction."""
+        super()._cull(now, sql, cleanup, limit)
+        if self._excess(sql) > 0:
+            # Rows from a time that has not come: the clock was set back. They would stay longest.
+            sql(_DELETE_FUTURE, (now + 2 * _KEPT_FOR, _CULLED))
+            sql(_DELETE_UNUSED, (max(0, min(self._excess(sql), _CULLED)),))
+
+    def _excess(self, sql: Any) -> int:
+        # Triggers keep this count up to date; counting the rows would take a millisecond.
+        ((count,),) = sql("SELECT value FROM Settings WHERE key = 'count'").fetchall()
+
+        return int(count) - self._most
 
     @property
     def _con(self) -> sqlite3.Connection:
@@ -320,6 +447,27 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
         return connection
 
 
+_SELECT = (
+    "SELECT mode, value, expire_time FROM Cache"
+    " WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
+)
+_SELECT_ALL = (
+    "SELECT key, mode, value, expire_time FROM Cache"
+    " WHERE raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
+)
+_DELETE_UNUSED = (
+    "DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache"
+    " WHERE expire_time IS NOT NULL ORDER BY expire_time LIMIT ?)"
+)
+_DELETE_FUTURE = (
+    "DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache WHERE expire_time > ? LIMIT ?)"
+)
+
+
+def _used_at(expires_at: Any) -> float | None:
+    return expires_at - _KEPT_FOR if isinstance(expires_at, float) else None
+
+
 def _decode(text: bytes) -> str:
     # A foreign row that is not UTF-8 must be refused by the seal, not fail the whole query.
     return text.decode(errors="replace")
@@ -331,19 +479,14 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return code & 0xFF in _DAMAGED or code == _SHORT_READ
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what SQLite, diskcache and the file system raise into the two answers there are."""
-    try:
-        yield
-    except diskcache.Timeout as error:
-        # diskcache hides every reason for not getting a transaction behind this one.
-        raise _down_or_busy(error.__context__ or error) from error
-    except (sqlite3.Error, OSError, CacheDirectoryError) as error:
-        raise _down_or_busy(error) from error
+_TROUBLE = (sqlite3.Error, OSError, CacheDirectoryError, diskcache.Timeout)
 
 
 def _down_or_busy(error: BaseException) -> StoreBusyError | StoreDownError:
+    """Turn what SQLite, diskcache and the file system raise into the two answers there are."""
+    if isinstance(error, diskcache.Timeout) and error.__context__ is not None:
+        # diskcache hides every reason for not getting a transaction behind this one.
+        error = error.__context__
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
         return StoreBusyError()
 

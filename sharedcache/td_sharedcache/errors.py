@@ -4,7 +4,7 @@ The tree, in the order a reader meets it::
 
     CacheError
     ├── CacheDirectoryError            the folder may not hold credentials
-    ├── CacheUnavailableError          reset() could not reach the shared file
+    ├── CacheUnavailableError          reset() or list() could not reach the shared file
     └── MintError                      no credential could be had
         ├── CredentialBackoffError     too soon after the last failure: nothing was sent
         └── CredentialUnchangedError   the mint returned the very token that was just refused
@@ -41,7 +41,7 @@ class CacheDirectoryError(CacheError):
 
 
 class CacheUnavailableError(CacheError):
-    """The shared credentials could not be reset, since their file cannot be reached."""
+    """The shared credentials could not be reset or listed: their file cannot be reached."""
 
 
 class MintError(CacheError):

@@ -11,8 +11,6 @@ from td_sharedcache.slot import Slot
 
 _BANS = 1024
 """How many dead credentials a process remembers."""
-_CROWDED = 1024
-"""Entries after which those are dropped that would have to be looked up again anyway."""
 _LATER = 1.0
 """Seconds until a look that could not be had is tried again."""
 
@@ -27,7 +25,7 @@ class LocalCredentials:
         self._policy = policy
         self._clock = clock
         self.entries: dict[Slot, Entry] = {}
-        """Read without a lock by every hit; replaced or changed in single steps only."""
+        """In the order of the last look. Read without a lock by every hit; changed under it."""
         self.era = 0
         """Grows with every reset; what was looked up in an earlier era is not kept."""
         self._bans: OrderedDict[str, None] = OrderedDict()
@@ -39,10 +37,13 @@ class LocalCredentials:
         with GUARD:
             if era != self.era or credential.id in self._bans:
                 return
-            if len(self.entries) >= _CROWDED:
-                self.entries = {s: e for s, e in self.entries.items() if e[0] > now}
             look_at = now + min(left, self._policy.revalidate_every)
+            # To the end of the order. Every slot in use comes by here at each look, so the first
+            # ones are those that nobody has used for the longest time; a hit moves nothing.
+            self.entries.pop(credential.slot, None)
             self.entries[credential.slot] = (look_at, credential, now + left)
+            while len(self.entries) > self._policy.l1_slots:
+                del self.entries[next(iter(self.entries))]
 
     def keep_using(self, slot: Slot) -> Credential | None:
         """Go on with a credential that is due for a look which cannot be had right now."""
@@ -63,7 +64,8 @@ class LocalCredentials:
 
     def drop(self, slot: Slot) -> None:
         """Forget a slot whose credential turned out to be gone."""
-        self.entries.pop(slot, None)
+        with GUARD:
+            self.entries.pop(slot, None)
 
     def ban(self, slot: Slot, credential_id: str) -> Credential | None:
         """Never use a credential again; gives it back if it was in use."""

@@ -10,13 +10,19 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from td_sharedcache import forks
 from td_sharedcache.forks import GUARD
 
 STRIPES = 256
+STORE = "store"
+"""Held for one read or write of the rows."""
+USERS = "users"
+"""Held shared by every process that has the rows open, so that nobody removes them."""
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class _Held:
@@ -32,7 +38,7 @@ class FileLocks:
     """The lock files of one folder: 256 stripes for slots, and named ones."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = str(folder)
         self._held: set[_Held] = set()
         forks.watch(self)
 
@@ -57,12 +63,20 @@ class FileLocks:
         Raises:
             OSError: The lock file cannot be opened.
         """
-        lock = self._take(self._folder / name, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        lock = self._take(f"{self._folder}/{name}", fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         try:
             yield lock is not None
         finally:
             if lock is not None:
                 self._release(lock)
+
+    @contextmanager
+    def hold_all(self) -> Iterator[bool]:
+        """Hold every lock there is for the length of the block, if nobody holds or uses any."""
+        with ExitStack() as stack:
+            # The one that a living process holds comes first: finding it taken costs one file.
+            names = (USERS, STORE, *(f"{number:02x}" for number in range(STRIPES)))
+            yield all(stack.enter_context(self.hold(name)) for name in names)
 
     def before_fork(self) -> None:
         """Keep everything: the parent goes on holding what it holds."""
@@ -77,10 +91,10 @@ class FileLocks:
             os.close(lock.fd)
         self._held = set()
 
-    def _take(self, path: Path, operation: int) -> _Held | None:
+    def _take(self, path: str, operation: int) -> _Held | None:
         # The guard keeps a fork from catching a descriptor that is locked but not in the books yet.
         with GUARD:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, _FLAGS, 0o600)
             locked = False
             try:
                 locked = _lock(fd, path, operation)
@@ -106,7 +120,7 @@ class FileLocks:
             os.close(lock.fd)
 
 
-def _lock(fd: int, path: Path, operation: int) -> bool:
+def _lock(fd: int, path: str, operation: int) -> bool:
     try:
         fcntl.flock(fd, operation | fcntl.LOCK_NB)
     except BlockingIOError:

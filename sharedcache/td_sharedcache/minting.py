@@ -7,7 +7,8 @@ own lock only inside a single load or replace; never two stripes at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from td_sharedcache.credential import Credential
 from td_sharedcache.errors import (
@@ -20,6 +21,7 @@ from td_sharedcache.errors import (
 )
 from td_sharedcache.event import Level, Reporter
 from td_sharedcache.flight import Steps, T
+from td_sharedcache.info import CredentialInfo
 from td_sharedcache.local import LocalCredentials
 from td_sharedcache.policy import Clock, Policy, poll_pauses
 from td_sharedcache.row import NOTHING, Gap, Live, Row, fingerprint
@@ -128,6 +130,21 @@ class Minting:
 
         return hit and store is self._stores.shared
 
+    def list(self) -> Steps[tuple[CredentialInfo, ...]]:
+        """Give what is known of every credential in the shared store that may be used.
+
+        Raises:
+            CacheUnavailableError: The store could not be reached.
+        """
+        with _reaching("listed"):
+            rows = yield from self._patiently(self._stores.shared.rows)
+
+        return tuple(
+            CredentialInfo.of(slot, row, used_at)
+            for slot, row, used_at in rows
+            if isinstance(row, Live) and self._is_usable(row)
+        )
+
     def reset(self) -> Steps[None]:
         """Drop every credential of the namespace.
 
@@ -135,13 +152,8 @@ class Minting:
             CacheUnavailableError: The shared ones could not be reached.
         """
         self.drop_all()
-        try:
+        with _reaching("reset"):
             yield from self._patiently(self._stores.shared.clear)
-        except StoreDownError as down:
-            raise CacheUnavailableError(
-                f"the shared credentials could not be reset: {down}. "
-                "Check the folder named by [credentials] dir and try again"
-            ) from down
         # Once more: a look that began before the shared rows were gone may have ended since.
         self.drop_all()
         self._tell("credential.reset", "info")
@@ -353,3 +365,15 @@ class Minting:
             failures=failures,
             retry_in=round(max(0.0, pause), 3),
         )
+
+
+@contextmanager
+def _reaching(purpose: str) -> Iterator[None]:
+    """Turn a store that cannot be used into what the caller may be told."""
+    try:
+        yield
+    except StoreDownError as down:
+        raise CacheUnavailableError(
+            f"the shared credentials could not be {purpose}: {down}. "
+            "Check the folder named by [credentials] dir and try again"
+        ) from down

@@ -20,7 +20,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The cache's limits, all in seconds."""
+    """The cache's limits; times in seconds."""
 
     revalidate_every: float = 10.0
     """How long a process may use a credential without looking at the shared one."""
@@ -40,6 +40,11 @@ class Policy:
     """A credential evicted younger than this was no good from the start."""
     clock_slack: float = 60.0
     """A credential from further in the future than this tells of a clock that was set back."""
+
+    l1_slots: int = 1024
+    """Credentials a process keeps; those looked up longest ago go first."""
+    l2_slots: int = 10_000
+    """Rows the shared file keeps, at about 1 KiB; those used longest ago go first."""
 
     @property
     def longest_flight(self) -> float:

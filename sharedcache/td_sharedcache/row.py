@@ -65,10 +65,6 @@ class Live(msgspec.Struct, frozen=True, kw_only=True, tag="live"):
         """Mint time, bound into the sealed row."""
         return self.credential.minted_at
 
-    def forget_at(self) -> float:
-        """When the row is worthless."""
-        return self.credential.expires_at
-
     def evicted(self, policy: Policy, now: float, *, refused: bool) -> "Gap":
         """Give the gap that its eviction leaves."""
         churn = self.churn + 1 if policy.is_churn(self.at, now) else 0
@@ -106,10 +102,6 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True, tag="gap"):
     refused: str = ""
     """Fingerprint of a token that the stream store refused."""
     failure: Failure | None = None
-
-    def forget_at(self) -> float:
-        """When the row is worthless."""
-        return self.until
 
     def pause_left(self, policy: Policy, now: float) -> float:
         """Give the seconds to wait; none if no pause could be that long: the clock was set back."""

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import secrets
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from td_sharedcache.row import NOTHING, Gap, Row
 from td_sharedcache.slot import Slot
+
+
+class Stored(NamedTuple):
+    """A row, and when it was used."""
+
+    slot: Slot
+    row: Row
+    used_at: float
+    """Wall-clock time, a minute old at most."""
 
 
 class Store(Protocol):
@@ -22,6 +31,10 @@ class Store(Protocol):
 
     def replace(self, slot: Slot, expected: str, row: Row) -> bool:
         """Put a row in the place of the one with the id `expected`, if it is still there."""
+        ...
+
+    def rows(self) -> list[Stored]:
+        """Give all rows there are."""
         ...
 
     def clear(self) -> None:
@@ -56,6 +69,10 @@ class MemoryStore:
         self._rows[slot] = row
 
         return True
+
+    def rows(self) -> list[Stored]:
+        """Give all rows; nobody notes when they are used."""
+        return [Stored(slot, row, row.at) for slot, row in list(self._rows.items())]
 
     def put(self, slot: Slot, row: Row) -> None:
         """Put a row whatever was there."""
