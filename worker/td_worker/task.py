@@ -64,7 +64,7 @@ class Task:
         return TaskFacts(
             id=self.spec.id,
             entrypoint=self.spec.entrypoint,
-            signature=f"{self.function.__name__}{inspect.signature(self.function)}",
+            signature=f"{_name(self)}{inspect.signature(self.function)}",
             is_async=self.is_async,
             payload_schema=_schema(self.payload_type),
         )
@@ -88,10 +88,23 @@ def load_task(spec: TaskSpec) -> Task:
     return Task(
         spec=spec,
         function=function,
-        is_async=inspect.iscoroutinefunction(function),
+        is_async=_is_async(function),
         payload_type=payload_type,
         decoder=decoder,
     )
+
+
+def _name(task: Task) -> str:
+    """Return the function's name; a callable object has none but where it was found."""
+    found: str = getattr(task.function, "__name__", task.spec.entrypoint.rpartition(":")[2])
+
+    return found
+
+
+def _is_async(function: Any) -> bool:
+    call = getattr(type(function), "__call__", None)  # noqa: B004  not whether, but which one
+
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def _refusal(spec: TaskSpec, reason: str) -> TaskLoadError:
@@ -156,7 +169,8 @@ def _payload_decoder(function: Any) -> "tuple[Any, msgspec.json.Decoder[Any]]":
     payload_type = _payload_hint(function)
     try:
         return payload_type, msgspec.json.Decoder(payload_type)
-    except TypeError:
+    # As below: a field's hint may name what is imported for type checkers only.
+    except Exception:  # noqa: BLE001
         return Any, msgspec.json.Decoder()
 
 
