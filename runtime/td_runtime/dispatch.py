@@ -264,7 +264,7 @@ class Dispatcher:
     def _blame(self, run: Run, worker: Worker) -> None:
         """Retry a run whose worker died under it, at once the first time, or call it crashed."""
         attempt = (run.id, run.attempt, run.owner or "")
-        code = worker.process.exitcode
+        code = worker.exit_status
         how = f"signal {-code}" if code < 0 else f"status {code}"
         error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
         delay = self._retries[run.task].delay(run.attempts_used, random.random)

@@ -4,7 +4,7 @@ What a fork inherits here, and what becomes of it (design §3):
 
 ==============================  ================================================================
 the epoll and wake-up fds       closed by number; never ``loop.close()``: the epoll set is shared
-every other descriptor          closed by number, but for a whitelist
+every other descriptor          closed by number, but for a whitelist; 0 becomes ``/dev/null``
 signal handlers, wake-up fd     reset before the child's first signal can arrive
 the running loop                forgotten; the child makes its own
 threads                         there are none: :func:`require_single_thread`
@@ -19,13 +19,15 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-from multiprocess import get_context
+from multiprocess.context import ForkContext
 from multiprocess.process import BaseProcess
 
-__all__ = ["die_with_parent", "fork_child", "require_single_thread"]
+__all__ = ["Child", "die_with_parent", "fork_child", "require_single_thread"]
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -37,6 +39,34 @@ _IGNORED_IN_CHILDREN: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # Loaded in the parent: a child that looked libraries up would do so with half its state reset.
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Child:
+    """A process that :func:`fork_child` made; its parent must reap it, once."""
+
+    pid: int
+    pidfd: int
+    """Readable once the process has ended; closed by :meth:`reap`."""
+    _process: BaseProcess
+
+    def kill_group(self) -> None:
+        """End the process and what it started, at once. Only before it is reaped."""
+        # PermissionError: what is left in the group runs as somebody else.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for its end, free all that is kept for it; return its exit status or -signal."""
+        self._process.join()
+        status: int | None = self._process.exitcode
+        if status is None:
+            raise AssertionError(f"somebody else has reaped process {self.pid}")
+        os.close(self.pidfd)
+        # Two descriptors, which garbage collection would not close: `gc.freeze` hides them.
+        self._process.close()
+
+        return status
 
 
 def require_single_thread() -> None:
@@ -51,7 +81,7 @@ def require_single_thread() -> None:
         raise AssertionError(f"a process that forks must have one thread, this one has {count}")
 
 
-def fork_child(body: Callable[[], int], *, name: str, keep: Iterable[int]) -> BaseProcess:
+def fork_child(body: Callable[[], int], *, name: str, keep: Iterable[int]) -> Child:
     """Fork a child that runs *body* and exits with what it returns.
 
     The child keeps the standard descriptors and those in *keep*, leads a process group of its
@@ -64,22 +94,32 @@ def fork_child(body: Callable[[], int], *, name: str, keep: Iterable[int]) -> Ba
 
     Returns:
         The child, in the parent.
+
+    Raises:
+        OSError: The system is out of processes, memory or descriptors.
     """
     require_single_thread()
     # What is alive now is never collected in a child, so its pages stay shared.
     gc.collect()
     gc.freeze()
     parent = os.getpid()
-    child: BaseProcess = get_context("fork").Process(
+    process: BaseProcess = ForkContext().Process(
         target=_run_child, args=(body, parent, frozenset(keep)), name=name
     )
     with _signals_blocked():
-        child.start()
-        # Both sides set the group: whoever comes first, nobody sees the child outside of it.
-        with contextlib.suppress(OSError):
-            os.setpgid(child.pid, child.pid)
-
-    return child
+        process.start()
+    if (pid := process.pid) is None:
+        raise AssertionError("a process that was started has no id")
+    # Both sides set the group: whoever comes first, nobody sees the child outside of it.
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)
+    try:
+        return Child(pid, os.pidfd_open(pid), process)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        process.join()
+        process.close()
+        raise
 
 
 @contextlib.contextmanager
@@ -112,6 +152,7 @@ def _run_child(body: Callable[[], int], parent: int, keep: frozenset[int]) -> No
     try:
         _reset_signals()
         _close_descriptors(keep)
+        _close_stdin()
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         die_with_parent(parent)
@@ -138,6 +179,19 @@ def _close_descriptors(keep: frozenset[int]) -> None:
     for fd in {int(name) for name in os.listdir("/proc/self/fd")} - keep - {0, 1, 2}:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+def _close_stdin() -> None:
+    """Have nothing on stdin: reading the terminal would stop a process in a background group.
+
+    What `multiprocess` had put there was closed by number a moment ago, and that number is some
+    other descriptor next.
+    """
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  it is never closed
 
 
 def _forget_loop() -> None:

@@ -132,7 +132,7 @@ class GatewayProcess:
         lived = None if self._ready_at is None else time.monotonic() - self._ready_at
         try:
             restart = self._policy.after_death(
-                self._deaths, lived=lived, random=random.random, worker=0
+                self._deaths, lived=lived, random=random.random, who="the gateway"
             )
         except TooManyRestartsError as error:
             self._on_given_up(error)

@@ -1,13 +1,15 @@
 """Looks at task code without letting it into the supervisor: in a forked child (design §3)."""
 
 import os
+import select
 import sys
+from collections.abc import Iterable
 
 import msgspec
 
 from td_runtime.config import Config, TaskConfig
 from td_runtime.errors import TaskImportError
-from td_runtime.fork import fork_child
+from td_runtime.fork import Child, fork_child
 from td_worker.errors import TaskLoadError
 from td_worker.task import TaskFacts, TaskSpec, load_task
 
@@ -35,16 +37,21 @@ def _spec(task: TaskConfig) -> TaskSpec:
     )
 
 
-def inspect_tasks(config: Config) -> list[TaskFacts]:
+def inspect_tasks(config: Config, *, keep: Iterable[int] = ()) -> list[TaskFacts]:
     """Import every entrypoint of *config* in a forked child and return what they are.
 
     Must be called in a process with one thread.
+
+    Args:
+        config: The configuration.
+        keep: Descriptors the child needs: where this process logs to. With that closed, lines
+            logged at import would go to whatever gets its number next.
 
     Raises:
         TaskImportError: An entrypoint cannot be imported or called; names file, key and value of
             each one, and the nearest valid name.
     """
-    report = _ask_child(config)
+    report = _ask_child(config, keep)
     if report.problems:
         raise TaskImportError(
             "\n".join(report.problems),
@@ -55,21 +62,34 @@ def inspect_tasks(config: Config) -> list[TaskFacts]:
     return report.facts
 
 
-def _ask_child(config: Config) -> _Report:
-    reader, writer = os.pipe()
-    child = fork_child(lambda: _inspect(config, writer), name="td-inspector", keep=[writer])
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
-    child.join()
-    if child.exitcode != 0 or not answer:
+def _ask_child(config: Config, keep: Iterable[int]) -> _Report:
+    # A file and not a pipe: a process that a module starts at import would keep a pipe open.
+    with os.fdopen(os.memfd_create("td-inspection"), "rb") as file:
+        fd = file.fileno()
+        child = fork_child(lambda: _inspect(config, fd), name="td-inspector", keep=[fd, *keep])
+        status = _wait(child)
+        answer = os.pread(fd, os.fstat(fd).st_size, 0)
+    if status != 0 or not answer:
         raise TaskImportError(
-            f"importing the tasks ended the process that looked at them (status {child.exitcode})",
+            f"importing the tasks ended the process that looked at them (status {status})",
             where=str(config.path),
             advice="Import the modules by hand: something in them exits or crashes.",
         )
 
     return msgspec.json.decode(answer, type=_Report)
+
+
+def _wait(child: Child) -> int:
+    """Return the child's status once it has ended; what modules had started ends with it."""
+    poller = select.poll()
+    poller.register(child.pidfd, select.POLLIN)
+    try:
+        poller.poll()
+    finally:
+        child.kill_group()
+        status = child.reap()
+
+    return status
 
 
 def _inspect(config: Config, writer: int) -> int:
@@ -88,7 +108,7 @@ def _inspect(config: Config, writer: int) -> int:
             report.problems.append(
                 f"{config.path}: {key} = {spec.entrypoint!r} (task {spec.id!r}): {error.reason}"
             )
-    with os.fdopen(writer, "wb") as pipe:
-        pipe.write(msgspec.json.encode(report))
+    with os.fdopen(writer, "wb") as file:
+        file.write(msgspec.json.encode(report))
 
     return 0

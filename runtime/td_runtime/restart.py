@@ -1,4 +1,4 @@
-"""When a dead worker is replaced, and when no more: numbers in, numbers out, no clock."""
+"""When a dead process is replaced, and when no more: numbers in, numbers out, no clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RestartPolicy:
     """The failed boot in a row that is the last one."""
 
     def after_death(
-        self, deaths: Deaths, *, lived: float | None, random: Callable[[], float], worker: int
+        self, deaths: Deaths, *, lived: float | None, random: Callable[[], float], who: str
     ) -> Restart:
         """Decide about the place of a worker that died.
 
@@ -54,7 +54,7 @@ class RestartPolicy:
             deaths: What was remembered at its start.
             lived: For how many seconds it had been ready; None if it never was.
             random: Returns a number in [0, 1), as `random.random` does.
-            worker: The place, for the error.
+            who: The process, for the error: "worker 2".
 
         Raises:
             TooManyRestartsError: It failed to boot, as its predecessors did.
@@ -63,7 +63,7 @@ class RestartPolicy:
             return Restart(delay=0.0, deaths=Deaths())
         at_boot = deaths.at_boot + 1 if lived is None else 0
         if at_boot >= self.max_boot_failures:
-            raise _gave_up(worker, at_boot)
+            raise _gave_up(who, at_boot)
 
         return Restart(
             delay=self._delay(deaths.early, random),
@@ -80,9 +80,8 @@ class RestartPolicy:
         return delay * (1 - random() / 2)
 
 
-def _gave_up(worker: int, failures: int) -> TooManyRestartsError:
+def _gave_up(who: str, failures: int) -> TooManyRestartsError:
     return TooManyRestartsError(
-        f"a worker died {failures} times in a row before it was ready",
-        where=f"worker {worker}",
-        advice="look for its last lines in the log; `td-runtime check` imports every task",
+        f"{who} died {failures} times in a row before it was ready",
+        advice="look for its last lines in the log; `td-runtime check` looks at tasks and folders",
     )

@@ -80,7 +80,7 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._log_to = log_to
-        self._log_format = logs.resolve_format(config.log.format, log_to)
+        self._log_format: logs.Format = logs.resolve_format(config.log.format, log_to)
         self._allow_faults = allow_faults
         self._owner_fd = owner_fd
         self._data_dir = DataDir(config.runtime.data_dir)
@@ -116,7 +116,7 @@ class Supervisor:
 
     def _run_logged(self) -> None:
         log.info("runtime.started", version=__version__, **self._config.log_context())
-        for facts in inspect_tasks(self._config):
+        for facts in inspect_tasks(self._config, keep=(self._sink.fd,)):
             log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
         asyncio.run(self._main())
         log.info("runtime.stopped")

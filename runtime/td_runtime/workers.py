@@ -1,7 +1,6 @@
 """The workers: forked, watched, replaced when they die, stopped in order."""
 
 import asyncio
-import contextlib
 import itertools
 import os
 import random
@@ -15,10 +14,9 @@ from typing import Final
 
 import msgspec
 import structlog
-from multiprocess.process import BaseProcess
 
 from td_runtime.errors import TaskImportError, TdRuntimeError, TooManyRestartsError
-from td_runtime.fork import fork_child
+from td_runtime.fork import Child, fork_child
 from td_runtime.log_sink import LogSink
 from td_runtime.restart import Deaths, RestartPolicy
 from td_runtime.secret import Secret
@@ -63,19 +61,19 @@ class Worker:
     number: int
     owner: str
     """Names this process among all workers there ever were: the fence of its runs (R5)."""
-    process: BaseProcess
-    pidfd: int
+    child: Child
     channel: Channel[FromWorker]
     ready_at: float = 0.0
-    """When it took its first run, on the monotonic clock."""
+    """When it had imported its tasks, on the monotonic clock."""
     state: WorkerState = WorkerState.BOOTING
     runs: dict[str, HeldRun] = field(default_factory=dict)
+    exit_status: int = 0
+    """How the process ended, -signal if by one; once it is gone."""
 
     @property
     def pid(self) -> int:
         """The process id."""
-        pid: int = self.process.pid
-        return pid
+        return self.child.pid
 
     @property
     def load(self) -> int:
@@ -84,8 +82,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and what it started, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self.child.kill_group()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +147,9 @@ class WorkerPool:
         """
         self._stopping = True
         for worker in self.workers.values():
+            if worker.state is WorkerState.BOOTING:
+                # It has no runs, and would not listen before its tasks are imported.
+                worker.kill()
             worker.state = WorkerState.DRAINING
             worker.channel.send(Drain(timeout=timeout))
         if not await self._gone_within(timeout + _KILL_GRACE):
@@ -174,41 +174,56 @@ class WorkerPool:
         return True
 
     def _fork(self, number: int) -> None:
-        ours, theirs = socket.socketpair()
-        process = fork_child(
-            lambda: self._body(number, theirs),
-            name=f"td-worker-{number}",
-            keep=[theirs.fileno(), self._sink.fd],
-        )
-        theirs.close()
+        """Fork worker *number*; when the system cannot, try again as after a failed boot."""
+        try:
+            child, sock = self._fork_child(number)
+        except OSError as error:
+            log.error("worker.boot_failed", error_message=f"it cannot be forked: {error}")
+            self._restart_later(number, lived=None)
+            return
         # Before anything else: from here on a death of the supervisor must not leave it behind.
-        self._sink.guard(process.pid)
-        worker = self._adopt(number, process, ours)
+        self._sink.guard(child.pid)
+        worker = self._adopt(number, child, sock)
         self.workers[number] = worker
         worker.channel.send(Welcome(secret_key=self._secret.reveal()))
         log.info("worker.started", number=number, worker_pid=worker.pid)
 
-    def _adopt(self, number: int, process: BaseProcess, sock: socket.socket) -> Worker:
+    def _fork_child(self, number: int) -> tuple[Child, socket.socket]:
+        ours, theirs = socket.socketpair()
+        try:
+            child = fork_child(
+                lambda: self._body(number, theirs),
+                name=f"td-worker-{number}",
+                keep=[theirs.fileno(), self._sink.fd],
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+
+        return child, ours
+
+    def _adopt(self, number: int, child: Child, sock: socket.socket) -> Worker:
         def receive(message: FromWorker) -> None:
             self._receive(worker, message)
 
         def closed(reason: Exception | None) -> None:
-            # An orderly end shows at the pidfd, too; nonsense on the socket ends the worker.
             if reason is not None:
                 log.error("worker.protocol_broken", number=number, error_message=str(reason))
-                worker.kill()
+            # A worker closes its socket by ending. One that lives on, since task code has closed
+            # its descriptors, would be given runs that it never hears of.
+            worker.kill()
 
-        pidfd = os.pidfd_open(process.pid)
         worker = Worker(
             number=number,
             owner=f"{os.getpid()}.{time.time_ns()}.{next(self._incarnations)}",
-            process=process,
-            pidfd=pidfd,
+            child=child,
             channel=Channel(
                 sock, decoder=_decoder, on_message=receive, on_closed=closed, loop=self._loop
             ),
         )
-        self._loop.add_reader(pidfd, self._exited, worker)
+        self._loop.add_reader(child.pidfd, self._exited, worker)
 
         return worker
 
@@ -227,13 +242,12 @@ class WorkerPool:
 
     def _exited(self, worker: Worker) -> None:
         """The process is dead: hear it out, bury it, replace it."""
-        self._loop.remove_reader(worker.pidfd)
-        os.close(worker.pidfd)
+        self._loop.remove_reader(worker.child.pidfd)
         # Outcomes it sent before it died count: only then are its other runs started again.
         worker.channel.drain()
         worker.channel.close()
         worker.kill()
-        worker.process.join()
+        worker.exit_status = worker.child.reap()
         self._sink.unguard(worker.pid)
         booted = worker.state is not WorkerState.BOOTING
         worker.state = WorkerState.GONE
@@ -250,7 +264,7 @@ class WorkerPool:
             self._all_gone.set()
 
     def _log_exit(self, worker: Worker) -> None:
-        code = worker.process.exitcode
+        code = worker.exit_status
         log.log(
             20 if code == 0 else 30,
             "worker.exited",
@@ -262,7 +276,7 @@ class WorkerPool:
         )
 
     def _replace(self, worker: Worker, booted: bool) -> None:
-        if worker.process.exitcode == EXIT_TASK_IMPORT and not booted:
+        if worker.exit_status == EXIT_TASK_IMPORT and not booted:
             self._events.on_given_up(
                 TaskImportError(
                     "a worker cannot import the tasks",
@@ -271,23 +285,22 @@ class WorkerPool:
                 )
             )
             return
+        lived = time.monotonic() - worker.ready_at if booted else None
+        self._restart_later(worker.number, lived=lived)
+
+    def _restart_later(self, number: int, *, lived: float | None) -> None:
         try:
             restart = self._policy.after_death(
-                self._deaths[worker.number],
-                lived=time.monotonic() - worker.ready_at if booted else None,
-                random=random.random,
-                worker=worker.number,
+                self._deaths[number], lived=lived, random=random.random, who=f"worker {number}"
             )
         except TooManyRestartsError as error:
-            log.error("worker.abandoned", number=worker.number)
+            log.error("worker.abandoned", number=number)
             self._events.on_given_up(error)
             return
-        self._deaths[worker.number] = restart.deaths
-        self.restarts[worker.number] += 1
-        log.warning(
-            "worker.restart_scheduled", number=worker.number, delay_s=round(restart.delay, 3)
-        )
-        self._loop.call_later(restart.delay, self._fork_again, worker.number)
+        self._deaths[number] = restart.deaths
+        self.restarts[number] += 1
+        log.warning("worker.restart_scheduled", number=number, delay_s=round(restart.delay, 3))
+        self._loop.call_later(restart.delay, self._fork_again, number)
 
     def _fork_again(self, number: int) -> None:
         if not self._stopping:

@@ -176,4 +176,10 @@ class Channel(Generic[T]):
         with contextlib.suppress(OSError):
             self._sock.close()
         self._release_flush_waiters()
-        self._on_closed(reason)
+        # Let go of the owner: owner and channel would only be freed by the garbage collector.
+        on_closed, self._on_closed, self._on_message = self._on_closed, _ignore, _ignore
+        on_closed(reason)
+
+
+def _ignore(_: object) -> None:
+    """Nothing is heard after the end."""

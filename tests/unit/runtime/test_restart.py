@@ -23,7 +23,7 @@ def delays(policy: RestartPolicy, lives: list[float | None]) -> list[float]:
     deaths = Deaths()
     found = []
     for lived in lives:
-        restart = policy.after_death(deaths, lived=lived, random=least, worker=1)
+        restart = policy.after_death(deaths, lived=lived, random=least, who="worker 1")
         deaths = restart.deaths
         found.append(restart.delay)
 
@@ -34,7 +34,7 @@ def test_a_worker_that_lived_well_is_replaced_at_once():
     """After `healthy_after` seconds a death costs no delay, and the past is forgotten."""
     past = Deaths(early=7, at_boot=4)
 
-    restart = RestartPolicy().after_death(past, lived=10.0, random=least, worker=1)
+    restart = RestartPolicy().after_death(past, lived=10.0, random=least, who="worker 1")
 
     assert Restart(delay=0.0, deaths=Deaths()) == restart
 
@@ -52,14 +52,16 @@ def test_back_off_starts_over_after_a_healthy_life():
 
 def test_thousands_of_early_deaths_do_not_overflow():
     """The exponent has no bound, the delay has."""
-    restart = RestartPolicy().after_death(Deaths(early=100_000), lived=0.0, random=least, worker=1)
+    restart = RestartPolicy().after_death(
+        Deaths(early=100_000), lived=0.0, random=least, who="worker 1"
+    )
 
     assert restart.delay == 30.0
 
 
 def test_jitter_takes_off_up_to_a_half():
     """Jitter never exceeds the most, and works there, too."""
-    restart = RestartPolicy().after_death(Deaths(early=50), lived=0.0, random=most, worker=1)
+    restart = RestartPolicy().after_death(Deaths(early=50), lived=0.0, random=most, who="worker 1")
 
     assert restart.delay == pytest.approx(15.0, abs=0.001)
 
@@ -70,11 +72,10 @@ def test_boot_failures_give_up():
     assert delays(policy, [None] * 4) == [0.1, 0.2, 0.4, 0.8]
 
     with pytest.raises(TooManyRestartsError) as caught:
-        policy.after_death(Deaths(early=4, at_boot=4), lived=None, random=least, worker=3)
+        policy.after_death(Deaths(early=4, at_boot=4), lived=None, random=least, who="worker 3")
 
     assert caught.value.exit_code == ExitCode.TOO_MANY_RESTARTS
-    assert "5 times in a row" in caught.value.what
-    assert caught.value.where == "worker 3"
+    assert caught.value.what == "worker 3 died 5 times in a row before it was ready"
 
 
 def test_a_boot_that_succeeded_breaks_the_row():
