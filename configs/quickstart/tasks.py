@@ -1,5 +1,6 @@
 """Streams a real text, word by word, from many processes to one stream."""
 
+from functools import cache
 from pydoc_data.topics import topics
 
 from td_worker import streams, tasks
@@ -28,6 +29,12 @@ async def stream_share(payload: dict[str, int]) -> int:
 
 def read_share(share: int, of: int) -> list[str]:
     """Return share *share* of the words in Python's own language reference."""
-    words = [word for _, text in sorted(topics.items()) for word in text.split()]
+    words = read_words()
 
     return words[len(words) * share // of : len(words) * (share + 1) // of]
+
+
+@cache
+def read_words() -> list[str]:
+    """Return every word, read once a worker."""
+    return [word for _, text in sorted(topics.items()) for word in text.split()]

@@ -87,8 +87,8 @@ _EVENTS: Final = (
     _event("fault.cleared", "info", "All faults have ended."),
     _event("records.expired", "info", "The embedded store deleted records past their age.",
            "count"),
-    _event("records.expiry_failed", "error", "Old records could not be deleted; tried again later.",
-           "error"),
+    _event("records.expiry_failed", "error",
+           "Old records could not be deleted; tried again later.", "error"),
     # runs
     _event("run.accepted", "info", "A run was committed to the run store.", "run_id", "task",
            "parent_id"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from td_worker.context import AttemptInfo, Execution, RunInfo, TaskInfo, executi
 from td_worker.control_plane import ControlPlane
 from td_worker.stream_store import StreamStore
 from td_worker.streams.client import StreamClient
+from td_worker.testing import LoopThread
 from tests.gateway_process import GatewayProcess
 
 
@@ -67,15 +67,8 @@ def python_task(gateway: GatewayProcess, run_id: str, credentials: Path) -> Iter
 @contextmanager
 def _runtime_thread() -> Iterator[asyncio.AbstractEventLoop]:
     """Run a second loop, as a worker process does, and stop it at the end."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    with LoopThread() as thread:
+        yield thread.loop
 
 
 @contextmanager

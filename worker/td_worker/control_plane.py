@@ -11,8 +11,8 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -151,11 +151,15 @@ class ControlPlane:
                     await response.aread()
                     raise self._refusal("GET", response)
                 stream_version = response.headers.get("x-stream-version", "v1")
-                yield SseBody(version=stream_version, events=self._events(path, response))
+                # Closed here: a reader that leaves early would leave the generator to the collector.
+                async with aclosing(self._events(path, response)) as events:
+                    yield SseBody(version=stream_version, events=events)
             finally:
                 await response.aclose()
 
-    async def _events(self, path: str, response: httpx.Response) -> AsyncIterator[ServerSentEvent]:
+    async def _events(
+        self, path: str, response: httpx.Response
+    ) -> AsyncGenerator[ServerSentEvent, None]:
         with self._translated("GET", path):
             async for event in EventSource(response).aiter_sse():
                 yield event

@@ -223,6 +223,14 @@ class _StdlibHandler(logging.Handler):
         """No lock: sending one message is atomic, and a held lock would outlive a fork."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Send one record, unless a filter takes it out; Python 3.13's own insists on a lock."""
+        passed = self.filter(record)
+        if passed:
+            self.emit(record if passed is True else passed)
+
+        return bool(passed)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record."""
         line = _process.renderer.render(_stdlib_level(record.levelno), self._read(record))
