@@ -1,0 +1,78 @@
+"""How big a campaign is, and the limits it is held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from td_sharedcache import Policy, Slot
+
+RECORDS_A_BURST = 5
+BURSTS_AT_ONCE = 2
+"""Slots that a writer writes to before it waits for the acks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """One campaign. All times are seconds."""
+
+    seed: int
+    writers: int = 64
+    writes: int = 1000
+    slots: int = 32
+    spread: float = 300.0
+    """How long a writer that nothing holds up takes for its writes."""
+    bound: float = 600.0
+    """After this the campaign has failed: somebody is stuck."""
+    max_age: float = 60.0
+    """Short, so that credentials are refreshed and run out while the campaign lasts."""
+    calm: tuple[float, float] = (0.3, 1.4)
+    """The least and the longest pause between two attacks."""
+    long_stops: bool = True
+    """Whether minting processes are also stopped for longer than others wait for a lock."""
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def slot_names(self) -> list[Slot]:
+        """The slots, eight streams a run."""
+        return [Slot.run(f"run-{n // 8}", f"stream-{n % 8}") for n in range(self.slots)]
+
+    @property
+    def steps(self) -> int:
+        """How often each writer writes and waits for the acks."""
+        return max(1, self.writes // (RECORDS_A_BURST * BURSTS_AT_ONCE))
+
+    @property
+    def longest_wait(self) -> float:
+        """The bound on a wait beyond the mint itself, in sound conditions.
+
+        What a process may wait for the store's own lock, and the time slices of many processes on
+        few cores.
+        """
+        return self.policy.store_wait + 3.0
+
+    @property
+    def longest_wait_attacked(self) -> float:
+        """The same while a process is stopped or the folder is attacked: the lock's bound, too."""
+        return self.policy.lock_wait + 2 * self.policy.store_wait + 5.0
+
+
+def full(seed: int) -> Scale:
+    """The campaign of `make chaos`."""
+    return Scale(seed=seed)
+
+
+def small(seed: int) -> Scale:
+    """The campaign that the test suite runs."""
+    return Scale(
+        seed=seed,
+        writers=8,
+        writes=300,
+        slots=4,
+        spread=8.0,
+        bound=90.0,
+        max_age=6.0,
+        calm=(0.05, 0.3),
+        long_stops=False,
+        # Back with the others soon after an attack on the folder: what is excused must be short.
+        policy=Policy(revalidate_every=1.0),
+    )
