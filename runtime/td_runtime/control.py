@@ -107,6 +107,7 @@ class TreeView(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A root run and all below it."""
 
     runs: list[RunView]
+    """Without outputs and tracebacks."""
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):

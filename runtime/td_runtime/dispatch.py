@@ -5,7 +5,7 @@ import difflib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import structlog
 
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.store import (
+    READY,
     Canceled,
     Completed,
     Crashed,
@@ -23,6 +24,8 @@ from td_runtime.store import (
     RunStore,
     TimedOut,
 )
+from td_runtime.suspects import Suspects
+from td_runtime.watchers import RunPostponedError, Watchers
 from td_runtime.workers import HeldRun, Worker, WorkerPool
 from td_worker import messages
 from td_worker.messages import (
@@ -30,6 +33,7 @@ from td_worker.messages import (
     AssignedRun,
     ChildOutcome,
     ChildrenDone,
+    ChildrenPostponed,
     Outcomes,
     Overdue,
     RunError,
@@ -45,6 +49,9 @@ from td_worker.retry import RetryPolicy
 __all__ = ["Dispatcher", "TriggerError", "child_outcome"]
 
 log = structlog.get_logger()
+
+_LAST_WORDS: Final = 1.0
+"""Seconds that what still waits for a commit gets at the end."""
 
 _UNKNOWN_ERROR: Final = RunError(type="Unknown", message="no error was reported")
 
@@ -82,7 +89,10 @@ class Dispatcher:
         self._on_fatal = on_fatal
         self._pool: WorkerPool
         self._wake = asyncio.Event()
-        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
+        self._watchers = Watchers()
+        self._suspects = Suspects()
+        self._stopping = False
+        self._releases: set[asyncio.Future[list[Run]]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._backlog = 0
@@ -94,7 +104,7 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self, pool: WorkerPool) -> None:
-        """Hand out runs until cancelled."""
+        """Hand out runs until told to stop."""
         self._pool = pool
         # Not the counts by status: they read one index entry for every run there ever was.
         self._backlog = await self._store.unfinished()
@@ -102,26 +112,91 @@ class Dispatcher:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._stopping:
+                return
             await self._hand_out()
+
+    def stop(self) -> None:
+        """Hand out nothing more, and tell those who wait for a run that nobody has."""
+        self._stopping = True
+        self.wake()
+        self._in_background(self._postpone_ready())
+
+    async def close(self) -> None:
+        """Return when the ends of all runs of dead workers are committed and told."""
+        if self._releases:
+            await asyncio.wait(self._releases)
+        if self._background:
+            await asyncio.wait(self._background, timeout=_LAST_WORDS)
+        for task in list(self._background):
+            task.cancel()
+
+    async def _postpone_ready(self) -> None:
+        for run_id in list(self._watchers):
+            await self._tell_watchers(run_id)
 
     # ------------------------------------------------------------ hand-out
 
     async def _hand_out(self) -> None:
-        places = self._free_places()
+        now = time.time()
+        places = self._free_places(await self._open_workers(now))
         if not places:
             return
-        now = time.time()
-        runs = await self._store.claim(places, limits=self._room(), now=now)
-        self._backlog -= len(runs)
-        self._assign(runs)
+        runs = await self._claim(places, now, hold=self._suspects)
         if len(runs) < len(places):
             await self._wake_when_due(now)
 
-    def _free_places(self) -> list[Place]:
+    async def _claim(
+        self,
+        places: list[Place],
+        now: float,
+        *,
+        only: Collection[str] | None = None,
+        hold: Collection[str] = (),
+    ) -> list[Run]:
+        runs = await self._store.claim(
+            places, limits=self._room(), now=now, only=only, hold=tuple(hold)
+        )
+        self._backlog -= len(runs)
+        self._assign(runs)
+
+        return runs
+
+    async def _open_workers(self, now: float) -> list[Worker]:
+        """Hand out runs that must run alone (R8); return the workers that take any other run."""
+        reserved = await self._hand_out_suspects(now) if self._suspects else None
+
+        return [
+            worker
+            for worker in self._pool.ready()
+            if worker is not reserved and not self._is_isolated(worker)
+        ]
+
+    async def _hand_out_suspects(self, now: float) -> Worker | None:
+        """Give each idle worker one; with none idle, return a worker that is to become idle."""
+        held = {run_id for worker in self._pool.workers.values() for run_id in worker.runs}
+        waiting = self._suspects.waiting(now, held=held)
+        workers = sorted(self._pool.ready(), key=lambda worker: (worker.load, len(worker.runs)))
+        if not waiting or not workers:
+            return None
+        idle = [Place(worker.owner, worker.pid) for worker in workers if not worker.load]
+        if idle:
+            await self._claim(idle, now, only=waiting)
+            return None
+
+        return None if any(map(self._is_isolated, workers)) else workers[0]
+
+    def _is_isolated(self, worker: Worker) -> bool:
+        """Whether it executes a run that must run alone."""
+        return any(
+            held.run.id in self._suspects and not held.waiting for held in worker.runs.values()
+        )
+
+    def _free_places(self, workers: Iterable[Worker]) -> list[Place]:
         """One entry a free place; the least loaded worker's first, so that work spreads."""
         entries = [
             (place, worker.number, Place(worker.owner, worker.pid))
-            for worker in self._pool.ready()
+            for worker in workers
             for place in range(worker.load, self._concurrency)
         ]
 
@@ -190,6 +265,7 @@ class Dispatcher:
         self._record(held.run, outcome)
 
     def _record(self, run: Run, outcome: RunOutcome) -> None:
+        self._suspects.cleared(run.id)
         error = outcome.error or _UNKNOWN_ERROR
         attempt = (run.id, run.attempt, run.owner or "")
         lost = outcome.records_lost
@@ -256,10 +332,20 @@ class Dispatcher:
         """
         held = list(worker.runs.values())
         worker.runs.clear()
-        if blame and len(held) == 1:
-            self._blame(held[0].run, worker)
+        if blame:
+            # Those that wait for their children execute nothing.
+            executing = [each for each in held if not each.waiting]
+            self._suspect([each.run for each in executing or held], worker)
         released = self._store.release(worker.owner)
+        self._releases.add(released)
+        released.add_done_callback(self._releases.discard)
         released.add_done_callback(self._released)
+
+    def _suspect(self, runs: list[Run], worker: Worker) -> None:
+        if len(runs) == 1:
+            self._blame(runs[0], worker)
+        else:
+            self._suspects.died_together(run.id for run in runs)
 
     def _blame(self, run: Run, worker: Worker) -> None:
         """Retry a run whose worker died under it, at once the first time, or call it crashed."""
@@ -269,15 +355,18 @@ class Dispatcher:
         error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
         delay = self._retries[run.task].delay(run.attempts_used, random.random)
         if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
+            self._suspects.caught(run.id)
+            self._suspects.cleared(run.id)
             changed = self._store.finish(*attempt, Crashed(error))
             self._then(changed, run, "run.crashed", error_message=error.message)
         elif run.crashes == 0:
+            self._suspects.caught(run.id)
             changed = self._store.requeue(*attempt, excused=False, crashed=True)
             self._then(changed, run, "run.requeued", error_message=error.message)
         else:
-            changed = self._store.retry(
-                *attempt, run_at=time.time() + delay, error=error, crashed=True
-            )
+            run_at = time.time() + delay
+            self._suspects.caught(run.id, not_before=run_at)
+            changed = self._store.retry(*attempt, run_at=run_at, error=error, crashed=True)
             self._then(changed, run, "run.retried", error_message=error.message)
 
     def _released(self, future: "asyncio.Future[list[Run]]") -> None:
@@ -286,6 +375,8 @@ class Dispatcher:
         self._backlog += len(future.result())
         for run in future.result():
             log.info("run.requeued", **run.log_context())
+            if self._stopping:
+                self._watchers.postponed(run.id)
         self.wake()
 
     # ------------------------------------------------------------ accepting
@@ -351,50 +442,62 @@ class Dispatcher:
         self, worker: Worker, message: Trigger, run_ids: list[str]
     ) -> None:
         attempt = (message.run_id, message.attempt, worker.owner)
-        self._set_waiting(worker, message, waiting=True)
-        await self._store.wait(*attempt)
-        children = await self.finished(run_ids)
-        self._set_waiting(worker, message, waiting=False)
-        await self._store.resume(*attempt)
+        if self._count_wait(worker, message, 1):
+            await self._store.wait(*attempt)
+        try:
+            children = await self.finished(run_ids)
+        except RunPostponedError:
+            worker.channel.send(
+                ChildrenPostponed(
+                    request=message.request, run_id=message.run_id, attempt=message.attempt
+                )
+            )
+            return
+        if self._count_wait(worker, message, -1):
+            await self._store.resume(*attempt)
         *others, last = parts(child_outcome(run) for run in children)
         for part in others:
             worker.channel.send(ChildrenDone(request=message.request, outcomes=part, last=False))
         worker.channel.send(ChildrenDone(request=message.request, outcomes=last))
 
-    def _set_waiting(self, worker: Worker, message: Trigger, *, waiting: bool) -> None:
+    def _count_wait(self, worker: Worker, message: Trigger, change: int) -> bool:
+        """Count a waiting call that begins or ends; say whether the run's place is freed or taken.
+
+        A run may wait in several calls at once, and has its place again when none is left: with
+        the first answer it would hold the place that the children of the others need.
+        """
         held = worker.runs.get(message.run_id)
         if held is None or held.run.attempt != message.attempt:
-            return
-        held.waiting = waiting
-        log.info("run.waiting" if waiting else "run.resumed", **held.run.log_context())
+            return False
+        before = held.waiting
+        held.waits += change
+        if held.waiting is before:
+            return False
+        log.info("run.waiting" if held.waiting else "run.resumed", **held.run.log_context())
         self.wake()
 
+        return True
+
     async def finished(self, run_ids: list[str]) -> list[Run]:
-        """Return these runs, in this order, once all have an outcome."""
-        watched = {run_id: self._watch(run_id) for run_id in run_ids}
-        for run in await self._store.get_many(watched):
-            if run.status.is_finished and not watched[run.id].done():
-                watched[run.id].set_result(None)
-        try:
+        """Return these runs, in this order, once all have an outcome.
+
+        Raises:
+            RunPostponedError: One of them is not started any more: the supervisor stops.
+        """
+        with self._watchers.watch(run_ids) as watched:
+            for run_id in watched:
+                await self._tell_watchers(run_id)
             await asyncio.gather(*watched.values())
-        finally:
-            for run_id, future in watched.items():
-                self._unwatch(run_id, future)
 
         return await self._store.get_many(run_ids)
 
-    def _watch(self, run_id: str) -> "asyncio.Future[None]":
-        future = asyncio.get_running_loop().create_future()
-        self._watchers.setdefault(run_id, []).append(future)
-
-        return future
-
-    def _unwatch(self, run_id: str, future: "asyncio.Future[None]") -> None:
-        watchers = self._watchers.get(run_id, [])
-        if future in watchers:
-            watchers.remove(future)
-        if not watchers:
-            self._watchers.pop(run_id, None)
+    async def _tell_watchers(self, run_id: str) -> None:
+        """Tell whoever waits for a run what the store says of it."""
+        run = await self._store.get(run_id)
+        if run is not None and run.status.is_finished:
+            self._watchers.ended(run_id)
+        elif run is not None and run.status in READY and self._stopping:
+            self._watchers.postponed(run_id)
 
     # ------------------------------------------------------------ after a commit
 
@@ -414,9 +517,10 @@ class Dispatcher:
             self._backlog += 1
         level = log.info if event in {"run.completed", "run.requeued"} else log.warning
         level(event, **run.log_context(), **facts)
-        for watcher in self._watchers.get(run.id, ()):
-            if not watcher.done() and event in _ENDS:
-                watcher.set_result(None)
+        if event in _ENDS:
+            self._watchers.ended(run.id)
+        elif self._stopping:
+            self._watchers.postponed(run.id)
         self.wake()
 
     def _failed(self, future: "asyncio.Future[Any]") -> bool:

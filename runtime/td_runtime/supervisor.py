@@ -9,6 +9,7 @@ log sink.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ from td_runtime.log_sink import LogSink
 from td_runtime.relay import NoticeRelay
 from td_runtime.secret import Secret
 from td_runtime.store import Run, RunStore, open_store
+from td_runtime.watchers import RunPostponedError
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
 from td_worker.executor import Limits
 from td_worker.messages import FromWorker, NoticeSent
@@ -56,6 +58,9 @@ from td_worker.runtime import WorkerSettings
 __all__ = ["Supervisor"]
 
 log = structlog.get_logger()
+
+_ANSWER_TIMEOUT: Final = 2.0
+"""Seconds that clients of the control socket have at the end to take their answers."""
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -98,6 +103,7 @@ class Supervisor:
         self._store: RunStore
         self._pool: WorkerPool
         self._gateway: GatewayProcess | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
         """Run until told to stop.
@@ -118,6 +124,8 @@ class Supervisor:
         log.info("runtime.started", version=__version__, **self._config.log_context())
         for facts in inspect_tasks(self._config, keep=(self._sink.fd,)):
             log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
+        # Before there are signal handlers: a stop signal ends this wait.
+        self._data_dir.wait_for_workers()
         asyncio.run(self._main())
         log.info("runtime.stopped")
         if self._failure is not None:
@@ -149,11 +157,13 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._loop.set_exception_handler(self._callback_failed)
+        # Whoever started us may have ignored it: then the kernel would reap our children.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in _STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stop_requested, number)
         if self._owner_fd is not None:
             self._loop.add_reader(self._owner_fd, self._owner_gone)
-        self._data_dir.wait_for_workers()
         async with open_store(self._data_dir.run_store) as self._store:
             await self._serve()
 
@@ -182,11 +192,14 @@ class Supervisor:
             self._state = "running"
             log.info("runtime.ready", control_plane=self._control_plane_url())
             if self._owner_fd is not None:
-                os.write(self._owner_fd, b"ready\n")
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(self._owner_fd, b"ready\n")
             handing_out = self._loop.create_task(self._dispatcher.run(self._pool))
             handing_out.add_done_callback(self._hand_out_ended)
             await stopped
-            handing_out.cancel()
+            # Not cancelled: runs that are being claimed must reach their workers.
+            self._dispatcher.stop()
+            await asyncio.wait({handing_out})
 
     async def _gateway_ready(self, stopped: "asyncio.Task[bool]") -> bool:
         """Wait for the gateway; False when we are to stop before that."""
@@ -205,13 +218,23 @@ class Supervisor:
         self._state = "draining"
         timeout = 0.0 if self._failure is not None else self._config.runtime.drain_timeout
         log.info("runtime.drain_requested", drain_timeout_s=timeout)
+        self._dispatcher.stop()
         await self._drain_workers(timeout)
-        await control.flushed()
+        await self._dispatcher.close()
+        await self._answer_rest(control)
         control.close()
         if self._gateway is not None:
             await self._gateway.stop()
         for number in _STOP_SIGNALS:
             self._loop.remove_signal_handler(number)
+
+    async def _answer_rest(self, control: ControlServer) -> None:
+        """Have every client hear how its run ended, but wait for none that does not read."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                if self._answering:
+                    await asyncio.wait(self._answering)
+                await control.flushed()
 
     async def _drain_workers(self, timeout: float) -> None:
         """Drain the workers; a second signal cuts it short."""
@@ -234,6 +257,15 @@ class Supervisor:
         if self._owner_fd is not None:
             self._loop.remove_reader(self._owner_fd)
         self._stop.set()
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised: what it was about to do for a worker or a run is not done now.
+
+        Going on would leave that run executing for ever; the next start takes it up again.
+        """
+        loop.default_exception_handler(context)
+        if "handle" in context and (error := context.get("exception")) is not None:
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         """Something that everything rests on is broken: stop, and exit with its code."""
@@ -359,16 +391,18 @@ class Supervisor:
 
     def _answer(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
         task = self._loop.create_task(self._answered(request, send))
+        self._answering.add(task)
         task.add_done_callback(self._answer_done)
 
     def _answer_done(self, task: "asyncio.Task[None]") -> None:
+        self._answering.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
     async def _answered(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
         try:
             send(await self._carry_out(request))
-        except TriggerError as error:
+        except (TriggerError, RunPostponedError) as error:
             send(Refused(message=str(error)))
         except TdRuntimeError as error:
             send(Refused(message=error.what, advice=error.advice))
@@ -382,7 +416,7 @@ class Supervisor:
                 return await self._wait_for(request.run_id)
             case GetTree():
                 runs = await self._store.tree(request.root_id)
-                return TreeView(runs=[_view(run) for run in runs])
+                return TreeView(runs=[_outline(run) for run in runs])
             case GetStatus():
                 return await self._status()
             case _:
@@ -433,6 +467,13 @@ def _attach(output: logs.CapturedOutput, loop: asyncio.AbstractEventLoop) -> Non
 
     for reader in output.readers:
         loop.add_reader(reader, read, reader)
+
+
+def _outline(run: Run) -> RunView:
+    """Return *run* without what may be large: a tree has any number of runs, a frame 16 MiB."""
+    error = None if run.error is None else msgspec.structs.replace(run.error, traceback="")
+
+    return _view(msgspec.structs.replace(run, output=None, error=error))
 
 
 def _view(run: Run) -> RunView:

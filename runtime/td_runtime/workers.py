@@ -50,8 +50,13 @@ class HeldRun:
     """A run that a worker has."""
 
     run: Run
-    waiting: bool = False
-    """It waits for its children and takes no place."""
+    waits: int = 0
+    """How many of its calls wait for children."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for its children and takes no place."""
+        return self.waits > 0
 
 
 @dataclass(slots=True, eq=False)

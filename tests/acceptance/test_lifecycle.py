@@ -6,6 +6,17 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from td_runtime.control import (
+    Accepted,
+    ControlClient,
+    ControlRefusedError,
+    RunView,
+    TriggerRuns,
+    WaitForRun,
+)
+from td_worker.messages import TriggerItem
 from tests.runtime_process import RuntimeProcess
 
 TASKS = """
@@ -14,9 +25,17 @@ import os
 import sys
 import time
 from td_worker import AbortTaskRunError, context, tasks
+from td_worker.sync import tasks as sync_tasks
 
-if os.path.exists(os.path.join(os.path.dirname(__file__), "slow")):
+def _is_there(name):
+    return os.path.exists(os.path.join(os.path.dirname(__file__), name))
+
+if _is_there("slow"):
     time.sleep(3600)
+if _is_there("deadly"):
+    os._exit(9)
+if _is_there("broken"):
+    raise ValueError("no good")
 
 async def close_descriptors(payload):
     if context.attempt.number == 1:
@@ -40,6 +59,36 @@ async def ask_for_too_much(payload):
         await tasks.batch_trigger("large", ["x" * 9 * 2**20] * 8)
     except Exception as error:
         return type(error).__name__
+
+async def child(payload):
+    print("child", payload)
+    while payload == "held" and not _is_there("go"):
+        await asyncio.sleep(0.01)
+    return payload
+
+async def parent(payload):
+    print("parent")
+    results = await tasks.batch_trigger_and_wait("child", payload)
+    return [result.unwrap() for result in results]
+
+def plain_parent(payload):
+    print("parent")
+    try:
+        return [result.unwrap() for result in sync_tasks.batch_trigger_and_wait("child", payload)]
+    except Exception:
+        return "a wait that was cut short must not look like a failed child"
+
+async def waits_often(payload):
+    results = await asyncio.gather(*(tasks.trigger_and_wait("child", n) for n in range(payload)))
+    return [result.unwrap() for result in results]
+
+async def innocent(payload):
+    if context.attempt.number == 1:
+        await asyncio.sleep(3600)
+    return payload
+
+async def poison(payload):
+    os.kill(os.getpid(), 9)
 
 class BrokenError(Exception):
     def __str__(self):
@@ -96,7 +145,10 @@ def test_a_stop_does_not_wait_for_a_worker_that_boots(data_dir: Path) -> None:
 def test_children_with_large_outputs_reach_their_parent(data_dir: Path) -> None:
     """72 MiB of outputs are more than one message between processes may have."""
     with RuntimeProcess(data_dir, tasks=TASKS, workers=2) as runtime:
-        assert runtime.output(runtime.trigger("parent_of_large")) == 8 * 9 * 2**20
+        run_id = runtime.trigger("parent_of_large")
+
+        assert runtime.output(run_id) == 8 * 9 * 2**20
+        assert len(runtime.tree(run_id)) == 9
         assert not runtime.find("worker.exited")
 
 
@@ -124,3 +176,152 @@ def test_errors_survive(data_dir: Path) -> None:
         assert (aborted.outcome.status, aborted.attempt) == ("FAILED", 1)
         assert aborted.outcome.error is not None
         assert not aborted.outcome.error.retryable
+
+
+def test_every_accepted_run_is_executed(data_dir: Path) -> None:
+    """R1: kill -9 of the supervisor the moment it has accepted; the next one executes them all."""
+    runtime = RuntimeProcess(data_dir, tasks=TASKS, workers=2)
+    with runtime:
+        run_ids = runtime.trigger_many("child", list(range(200)))
+        runtime.kill()
+
+        runtime.start()
+
+        assert [runtime.output(run_id) for run_id in run_ids] == list(range(200))
+
+
+def test_a_worker_that_dies_at_boot_is_given_up(data_dir: Path) -> None:
+    """R7: its successors die before they are ready; five times, each later, and the exit is 7."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
+        (runtime.folder / "deadly").touch()
+        os.kill(runtime.status().workers[0].pid, signal.SIGKILL)
+
+        assert runtime.wait_for_exit() == 7
+        assert len(runtime.find("worker.exited", status=9)) == 5
+        delays = [event["delay_s"] for event in runtime.find("worker.restart_scheduled")]
+        assert len(delays) == 5
+        assert delays[-1] > delays[0]
+        assert runtime.find("worker.abandoned", number=1)
+
+
+def test_tasks_that_only_a_worker_cannot_import_end_the_start(data_dir: Path) -> None:
+    """R7: a module broken since the start: trying again is no use, and the exit is 4."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
+        (runtime.folder / "broken").touch()
+        os.kill(runtime.status().workers[0].pid, signal.SIGKILL)
+
+        assert runtime.wait_for_exit() == 4
+        assert "no good" in runtime.event("worker.boot_failed")["error_message"]
+        assert len(runtime.find("worker.started")) == 2
+
+
+def test_neighbours_of_a_poisonous_run_are_not_blamed(data_dir: Path) -> None:
+    """R8: the run that kills its worker is CRASHED after max_crashes; five others COMPLETED."""
+    options = {"poison": "retry = {max_attempts = 10, min_timeout = '10ms', max_timeout = '20ms'}"}
+    with RuntimeProcess(
+        data_dir, tasks=TASKS, workers=1, concurrency=10, task_options=options
+    ) as runtime:
+        innocent = runtime.trigger_many("innocent", list(range(5)))
+        for run_id in innocent:
+            runtime.event("run.started", run_id=run_id)
+        poison = runtime.view(runtime.trigger("poison"))
+        others = [runtime.view(run_id) for run_id in innocent]
+
+        assert poison.outcome.status == "CRASHED"
+        # With its neighbours once, which nobody is blamed for, then three times alone.
+        assert poison.attempt == 4
+        assert [view.outcome.status for view in others] == ["COMPLETED"] * 5
+        assert [view.attempt for view in others] == [2] * 5
+        assert len(runtime.find("worker.exited")) == 4
+
+
+def test_a_run_that_waits_in_several_calls_leaves_its_place_to_their_children(
+    data_dir: Path,
+) -> None:
+    """R9: with one place in all, six waiting calls at once end; the first answer takes no place."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1, concurrency=1) as runtime:
+        assert runtime.output(runtime.trigger("waits_often", 6)) == list(range(6))
+
+
+@pytest.mark.parametrize("parent", ["parent", "plain_parent"])
+def test_a_parent_that_is_killed_finds_its_children_again(data_dir: Path, parent: str) -> None:
+    """R9: its worker dies while it waits; its next attempt waits for the very same children."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=2, concurrency=1) as runtime:
+        run_id = runtime.trigger(parent, [1, "held", 3])
+        runtime.event("run.waiting", run_id=run_id)
+        held = runtime.event("task.printed", text="child held")
+        victim = runtime.event("run.started", run_id=run_id)["pid"]
+
+        os.kill(victim, signal.SIGKILL)
+        runtime.event("run.started", run_id=run_id, attempt=2)
+        (runtime.folder / "go").touch()
+
+        assert runtime.output(run_id) == [1, "held", 3]
+        children = [view for view in runtime.tree(run_id) if view.outcome.id != run_id]
+        assert len(children) == 3
+        assert len(runtime.find("task.printed", text="child held")) == 1 + (held["pid"] == victim)
+
+
+@pytest.mark.parametrize("parent", ["parent", "plain_parent"])
+def test_a_drain_does_not_wait_for_children_that_cannot_start(data_dir: Path, parent: str) -> None:
+    """R4: a parent of a queued child goes back to the queue at once, and goes on after the start.
+
+    So does its own parent's wait; a child under way gets its time and ends.
+    """
+    runtime = RuntimeProcess(data_dir, tasks=TASKS, workers=1, concurrency=1, drain_timeout="10m")
+    with runtime:
+        run_id = runtime.trigger(parent, ["held", 2])
+        runtime.event("task.printed", text="child held")
+        runtime.process.send_signal(signal.SIGTERM)
+        runtime.event("run.requeued", run_id=run_id)
+        (runtime.folder / "go").touch()
+
+        assert runtime.wait_for_exit() == 0
+
+        runtime.start()
+        assert runtime.output(run_id) == ["held", 2]
+        assert len(runtime.find("task.printed", text="child held")) == 1
+
+
+def test_a_parent_whose_children_are_under_way_ends_in_the_drain(data_dir: Path) -> None:
+    """R4: nothing is cut short that can end by itself."""
+    runtime = RuntimeProcess(data_dir, tasks=TASKS, workers=1, drain_timeout="10m")
+    with runtime:
+        run_id = runtime.trigger("parent", ["held"])
+        runtime.event("task.printed", text="child held")
+        runtime.process.send_signal(signal.SIGTERM)
+        runtime.event("runtime.drain_requested")
+        (runtime.folder / "go").touch()
+
+        assert runtime.wait_for_exit() == 0
+        assert runtime.find("run.completed", run_id=run_id)
+
+
+def test_clients_that_wait_are_answered_at_the_stop(data_dir: Path) -> None:
+    """One hears how its run ended in the drain, the other that its run is left for the next start.
+
+    A third one does not read its answer, and holds nothing up.
+    """
+    with RuntimeProcess(
+        data_dir, tasks=TASKS, workers=1, concurrency=1, drain_timeout="10m"
+    ) as runtime:
+        large = runtime.trigger("large")
+        runtime.result(large)
+        held = runtime.trigger("child", "held")
+        queued = runtime.trigger("child", "queued")
+        runtime.event("task.printed", text="child held")
+        clients = [ControlClient(runtime.data_dir) for _ in range(3)]
+        for client, run_id in zip(clients, [held, queued, large], strict=True):
+            client.send(WaitForRun(run_id=run_id))
+        with ControlClient(runtime.data_dir) as last:  # the others' requests have been read
+            last.ask(TriggerRuns(items=[TriggerItem(task="child")]), Accepted)
+
+        runtime.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ControlRefusedError, match="is queued"):
+            clients[1].receive(RunView)
+        (runtime.folder / "go").touch()
+
+        assert clients[0].receive(RunView).outcome.output == b'"held"'
+        assert runtime.wait_for_exit() == 0
+        for client in clients:
+            client.close()

@@ -115,9 +115,16 @@ class Executor:
 
     def cancel(self, run_id: str, attempt: int) -> None:
         """Cancel that attempt, if it is under way."""
+        self._stop_attempt(run_id, attempt, "CANCELED")
+
+    def interrupt(self, run_id: str, attempt: int) -> None:
+        """End that attempt, if it is under way, so that the run goes back to the queue."""
+        self._stop_attempt(run_id, attempt, "INTERRUPTED")
+
+    def _stop_attempt(self, run_id: str, attempt: int, status: str) -> None:
         found = self._attempts.get(run_id)
         if found is not None and found.run.attempt == attempt:
-            self._stop(found, "CANCELED")
+            self._stop(found, status)
 
     async def drain(self, timeout: float) -> None:
         """Wait for what is under way; after *timeout* seconds cancel it, then give it its grace.

@@ -16,6 +16,7 @@ __all__ = [
     "CancelRun",
     "ChildOutcome",
     "ChildrenDone",
+    "ChildrenPostponed",
     "Drain",
     "Drained",
     "FrameTooLargeError",
@@ -160,6 +161,17 @@ class ChildrenDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     last: bool = True
 
 
+class ChildrenPostponed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Instead of :class:`ChildrenDone`: the supervisor stops before it can start some child.
+
+    The run that waits is interrupted; it finds its children again in its next attempt (R9).
+    """
+
+    request: int
+    run_id: str
+    attempt: int
+
+
 class NoticeSent(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A notice (design §5): travels worker -> supervisor -> all other workers; holds no token."""
 
@@ -207,7 +219,15 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 FromSupervisor = (
-    Welcome | Assign | CancelRun | Drain | Triggered | TriggerRefused | ChildrenDone | NoticeSent
+    Welcome
+    | Assign
+    | CancelRun
+    | Drain
+    | Triggered
+    | TriggerRefused
+    | ChildrenDone
+    | ChildrenPostponed
+    | NoticeSent
 )
 FromWorker = Ready | Outcomes | Trigger | Overdue | Drained | NoticeSent
 

@@ -97,6 +97,9 @@ class _Inbox:
     def cancel(self, run_id: str, attempt: int) -> None:
         self._loop.call_soon_threadsafe(self._executor.cancel, run_id, attempt)
 
+    def interrupt(self, run_id: str, attempt: int) -> None:
+        self._loop.call_soon_threadsafe(self._executor.interrupt, run_id, attempt)
+
     def drain(self, timeout: float) -> None:
         if not self._drained.done():
             self._drained.set_result(timeout)

@@ -27,6 +27,7 @@ from td_worker.messages import (
     CancelRun,
     ChildOutcome,
     ChildrenDone,
+    ChildrenPostponed,
     Drain,
     Drained,
     FromSupervisor,
@@ -84,6 +85,8 @@ class Inbox(Protocol):
     def assign(self, runs: list[AssignedRun]) -> None: ...
 
     def cancel(self, run_id: str, attempt: int) -> None: ...
+
+    def interrupt(self, run_id: str, attempt: int) -> None: ...
 
     def drain(self, timeout: float) -> None: ...
 
@@ -249,6 +252,8 @@ class RuntimeThread:
                 self._refused(message)
             case ChildrenDone():
                 self._children_done(message)
+            case ChildrenPostponed():
+                self._children_postponed(message)
             case CancelRun():
                 self._require_inbox().cancel(message.run_id, message.attempt)
             case Drain():
@@ -289,6 +294,13 @@ class RuntimeThread:
             del self._requests[message.request]
             if request.done is not None:
                 _settle(request.done, request.outcomes)
+
+    def _children_postponed(self, message: ChildrenPostponed) -> None:
+        request = self._requests.pop(message.request)
+        self._require_inbox().interrupt(message.run_id, message.attempt)
+        # For a plain `def` task, which nobody can cancel while it waits in its thread.
+        if request.done is not None and request.done.set_running_or_notify_cancel():
+            request.done.set_exception(asyncio.CancelledError("the runtime stops"))
 
     def _send_notice(self, notice: Notice) -> None:
         """Tell the supervisor what this process has evicted; called in any thread."""
