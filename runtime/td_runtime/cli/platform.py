@@ -56,7 +56,10 @@ def stats(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @app.command()
 def fault(
-    kind: Annotated[FaultKind, typer.Argument(help="What to do; `clear` ends all, `list` shows.")],
+    kind: Annotated[
+        FaultKind,
+        typer.Argument(metavar="KIND", help="What to do; `clear` ends all, `list` shows."),
+    ],
     config: ConfigOption = None,
     target: Annotated[
         Target, typer.Option(help="Whose requests; expire and revoke act on tokens at once.")

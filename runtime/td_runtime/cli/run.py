@@ -61,7 +61,7 @@ class _Summary:
 
 
 def run(
-    task: Annotated[str, typer.Argument(help="Id of the task.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Id of the task.")],
     config: ConfigOption = None,
     payload: PayloadOption = None,
     json: JsonOption = False,

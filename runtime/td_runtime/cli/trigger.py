@@ -30,7 +30,7 @@ __all__ = ["ask_for_run", "run_document", "trigger"]
 
 
 def trigger(
-    task: Annotated[str, typer.Argument(help="Id of the task.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Id of the task.")],
     config: ConfigOption = None,
     payload: PayloadOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the run's outcome.")] = False,
