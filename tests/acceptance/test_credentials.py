@@ -39,7 +39,7 @@ def credentials(runtime: RuntimeProcess, *arguments: str, code: int = 0) -> str:
 
 
 def listed(runtime: RuntimeProcess) -> list[dict[str, Any]]:
-    return json.loads(credentials(runtime, "list", "--json"))["credentials"]
+    return list(json.loads(credentials(runtime, "list", "--json"))["credentials"])
 
 
 def test_credentials_are_listed_evicted_and_cleared_beside_the_workers(tmp_path: Path) -> None:
