@@ -189,6 +189,36 @@ def test_following_a_stream_shows_chunks_at_once_and_ends_with_the_run(
     assert numbers == list(range(runtime.output(run_id)))
 
 
+@pytest.mark.parametrize("what", ["follow", "wait"])
+def test_ctrl_c_ends_a_command_that_waits(
+    runtime: RuntimeProcess, tmp_path: Path, what: str
+) -> None:
+    """Ctrl-C ends `streams read --follow` and `trigger --wait` with 130, without a word."""
+    stop = tmp_path / "stop"
+    run_id = runtime.trigger("write_until", str(stop))
+    runtime.stored(run_id, "log", at_least=1)
+    waiting = {
+        "follow": ["streams", "read", run_id, "log", "--follow"],
+        "wait": ["trigger", "write_until", "--payload", f'"{stop}"', "--wait"],
+    }[what]
+    accepted = len(runtime.find("run.accepted"))
+    with subprocess.Popen(
+        command(*waiting, config=runtime.config), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if what == "follow":
+            process.stdout.readline()
+        else:
+            runtime.until(lambda _: len(runtime.find("run.accepted")) > accepted, "the run")
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == b""
+    stop.touch()
+
+
 def test_a_reader_that_has_enough_is_no_failure(runtime: RuntimeProcess) -> None:
     """`streams read … | head -1`: it ends well and says nothing."""
     run_id = runtime.trigger("write", 20_000)

@@ -11,8 +11,7 @@ from typing import Final, Self
 
 import typer
 
-from td_runtime.control import NotRunningError
-from td_runtime.errors import ControlPlaneUnavailableError, TdRuntimeError
+from td_runtime.errors import TdRuntimeError
 
 __all__ = ["OwnedSupervisor"]
 
@@ -65,11 +64,13 @@ class OwnedSupervisor:
                 err=True,
             )
         self._stop()
-        if isinstance(error, NotRunningError | ControlPlaneUnavailableError):
+        if isinstance(error, TdRuntimeError):
             self._explain(error)
 
     def _explain(self, error: TdRuntimeError) -> None:
-        """Tell why the supervisor does not answer any more, if it is gone.
+        """Tell what was behind *error*, if the supervisor has failed.
+
+        While it goes down it may refuse, hang up, or have no gateway any more.
 
         Raises:
             typer.Exit: It gave up, and has told why; the code is its own.

@@ -91,10 +91,12 @@ async def _print_until_ended(stream: "_Stream", config: Config, run_id: str) -> 
     with control:
         ended = asyncio.ensure_future(wait_for_run(control, run_id))
         printing = asyncio.ensure_future(stream.print_for_ever())
-        await asyncio.wait({ended, printing}, return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        printing.cancel()
-        outcome, failure = await asyncio.gather(ended, printing, return_exceptions=True)
+        try:
+            await asyncio.wait({ended, printing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            printing.cancel()
+            outcome, failure = await asyncio.gather(ended, printing, return_exceptions=True)
     if isinstance(outcome, NotRunningError):
         raise NotRunningError(
             "the supervisor stopped before the run had ended",
