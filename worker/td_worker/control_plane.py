@@ -151,7 +151,7 @@ class ControlPlane:
                     await response.aread()
                     raise self._refusal("GET", response)
                 stream_version = response.headers.get("x-stream-version", "v1")
-                # Closed here: a reader that leaves early would leave the generator to the collector.
+                # Closed here: a reader that leaves early would leave it to the collector.
                 async with aclosing(self._events(path, response)) as events:
                     yield SseBody(version=stream_version, events=events)
             finally:
