@@ -99,6 +99,9 @@ def fork_child(body: Callable[[], int], *, name: str, keep: Iterable[int]) -> Ch
         OSError: The system is out of processes, memory or descriptors.
     """
     require_single_thread()
+    # Ignored by whoever started us, it would have the kernel reap children: no status, no pid.
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # What is alive now is never collected in a child, so its pages stay shared.
     gc.collect()
     gc.freeze()

@@ -158,8 +158,6 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loop.set_exception_handler(self._callback_failed)
-        # Whoever started us may have ignored it: then the kernel would reap our children.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in _STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stop_requested, number)
         if self._owner_fd is not None:

@@ -83,8 +83,7 @@ async def waits_often(payload):
     return [result.unwrap() for result in results]
 
 async def innocent(payload):
-    if context.attempt.number == 1:
-        await asyncio.sleep(3600)
+    await asyncio.sleep(3600 if context.attempt.number == 1 else 0.3)
     return payload
 
 async def poison(payload):

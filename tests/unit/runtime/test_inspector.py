@@ -32,13 +32,13 @@ entrypoint = "hello:hello"
 """
 
 
-def look(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
+def look(folder: Path, source: str, *, prelude: str = "") -> subprocess.CompletedProcess[str]:
     """Inspect one task in a process of its own: inspecting forks."""
     (folder / "td-runtime.toml").write_text(_CONFIG)
     (folder / "hello.py").write_text(source)
 
     return subprocess.run(
-        [sys.executable, "-c", _LOOK],
+        [sys.executable, "-c", prelude + _LOOK],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -84,6 +84,17 @@ def test_a_module_that_ends_the_process_is_told(data_dir: Path, end: str) -> Non
     looked = look(data_dir, f"import os\n{end}\n")
 
     assert "importing the tasks ended the process that looked at them" in looked.stderr
+
+
+def test_children_are_reaped_though_sigchld_was_ignored(data_dir: Path) -> None:
+    """Whoever starts us may ignore it, and that is inherited: the kernel would reap the child."""
+    looked = look(
+        data_dir,
+        "def hello(payload): ...\n",
+        prelude="import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n",
+    )
+
+    assert looked.stdout == "hello(payload)\n", looked.stderr
 
 
 def test_a_hint_that_cannot_be_resolved_is_no_obstacle(data_dir: Path) -> None:

@@ -1,0 +1,144 @@
+"""Hand-out and outcomes, with a real store and workers that are only seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from td_runtime.config import LimitsConfig, TaskConfig
+from td_runtime.dispatch import Dispatcher
+from td_runtime.store import open_store
+from td_worker.messages import Assign, Outcomes, RunOutcome, TriggerItem
+
+
+class FakeWorker:
+    """What the dispatcher sees of a worker; its channel keeps what it is sent."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.owner = f"owner-{number}"
+        self.pid = 1000 + number
+        self.runs: dict[str, Any] = {}
+        self.exit_status = -9
+        self.assigned: asyncio.Queue[Any] = asyncio.Queue()
+        self.channel = self
+
+    @property
+    def load(self) -> int:
+        return sum(not held.waiting for held in self.runs.values())
+
+    def send(self, message: Any) -> None:
+        if isinstance(message, Assign):
+            for run in message.runs:
+                self.assigned.put_nowait(run)
+
+
+class FakePool:
+    def __init__(self, *workers: FakeWorker) -> None:
+        self.workers = {worker.number: worker for worker in workers}
+
+    def ready(self) -> list[FakeWorker]:
+        return list(self.workers.values())
+
+
+class Runtime:
+    """A dispatcher over a store and two workers."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.failures: list[BaseException] = []
+        self.one, self.two = FakeWorker(1), FakeWorker(2)
+        self.pool: Any = FakePool(self.one)
+        self.dispatcher: Any = Dispatcher(
+            store,
+            {"a": TaskConfig(id="a", entrypoint="tasks:a")},
+            limits=LimitsConfig(),
+            concurrency=10,
+            on_fatal=self.failures.append,
+        )
+
+    async def accept(self) -> str:
+        (run_id,) = await self.dispatcher.accept([TriggerItem(task="a")])
+        return str(run_id)
+
+    def die(self, worker: FakeWorker) -> None:
+        """Bury a worker, with another one in its place."""
+        self.pool.workers = {2: self.two}
+        self.dispatcher.release(worker, blame=True)
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
+    async with open_store(tmp_path / "runs.db") as store:
+        runtime = Runtime(store)
+        running = asyncio.create_task(runtime.dispatcher.run(runtime.pool))
+        yield runtime
+        runtime.dispatcher.stop()
+        await running
+        await runtime.dispatcher.close()
+    assert runtime.failures == []
+
+
+def completed(run_id: str, attempt: int, output: bytes) -> Outcomes:
+    outcome = RunOutcome(run_id=run_id, attempt=attempt, status="COMPLETED", output=output)
+
+    return Outcomes(outcomes=[outcome])
+
+
+async def test_a_late_result_is_dropped(runtime: Runtime) -> None:
+    """R5: what a dead worker's attempt says changes nothing, and is logged; the new one counts."""
+    run_id = await runtime.accept()
+    first = await runtime.one.assigned.get()
+    runtime.die(runtime.one)
+    second = await runtime.two.assigned.get()
+
+    with structlog.testing.capture_logs() as logs:
+        runtime.dispatcher.receive(runtime.one, completed(run_id, first.attempt, b'"late"'))
+        runtime.dispatcher.receive(runtime.two, completed(run_id, first.attempt, b'"stale"'))
+        runtime.dispatcher.receive(runtime.two, completed(run_id, second.attempt, b'"right"'))
+        runtime.dispatcher.receive(runtime.two, completed(run_id, second.attempt, b'"again"'))
+        (run,) = await runtime.dispatcher.finished([run_id])
+
+    assert (run.output, run.attempt, run.crashes) == (b'"right"', 2, 1)
+    assert sum(line["event"] == "run.result_dropped" for line in logs) == 3
+
+
+async def test_a_worker_that_dies_while_runs_are_claimed_for_it(runtime: Runtime) -> None:
+    """R1, R2: the claim is committed, the worker is gone: another one gets the run at once."""
+    claim = runtime.store.claim
+
+    def claim_and_die(*args: Any, **kwargs: Any) -> Any:
+        runtime.store.claim = claim
+        claimed = claim(*args, **kwargs)
+        runtime.die(runtime.one)
+        return claimed
+
+    runtime.store.claim = claim_and_die
+    run_id = await runtime.accept()
+
+    again = await runtime.two.assigned.get()
+    assert (again.id, again.attempt) == (run_id, 2)
+    assert runtime.one.assigned.empty()
+    run = await runtime.store.get(run_id)
+    assert (run.attempts_used, run.crashes) == (1, 0)
+
+
+async def test_watchers_are_forgotten(runtime: Runtime) -> None:
+    """Nothing is kept for a run once nobody waits for it, asked for twice or given up."""
+    run_id = await runtime.accept()
+    assigned = await runtime.one.assigned.get()
+    given_up = asyncio.create_task(runtime.dispatcher.finished([run_id, run_id]))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(runtime.dispatcher.finished([run_id, run_id]))
+    await asyncio.sleep(0)
+
+    given_up.cancel()
+    runtime.dispatcher.receive(runtime.one, completed(run_id, assigned.attempt, b"1"))
+
+    assert len(await waiting) == 2
+    assert len(runtime.dispatcher._watchers) == 0
