@@ -158,6 +158,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loop.set_exception_handler(self._callback_failed)
+        self._loop.add_reader(self._sink.pidfd, self._sink_gone)
         for number in _STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stop_requested, number)
         if self._owner_fd is not None:
@@ -250,6 +251,17 @@ class Supervisor:
         self._stop.set()
         if self._stops > 1:
             self._hurry.set()
+
+    def _sink_gone(self) -> None:
+        """Nobody would see what happens from here on, and nobody guards our children."""
+        self._loop.remove_reader(self._sink.pidfd)
+        self._fail(
+            TdRuntimeError(
+                "the log sink was killed",
+                where=f"process {self._sink.pid}",
+                advice="Look for the out-of-memory killer in the kernel log, then start again.",
+            )
+        )
 
     def _owner_gone(self) -> None:
         if self._owner_fd is not None:

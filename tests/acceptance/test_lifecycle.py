@@ -17,7 +17,7 @@ from td_runtime.control import (
     WaitForRun,
 )
 from td_worker.messages import TriggerItem
-from tests.runtime_process import RuntimeProcess
+from tests.runtime_process import RuntimeProcess, wait_until_gone
 
 TASKS = """
 import asyncio
@@ -201,6 +201,19 @@ def test_a_worker_that_dies_at_boot_is_given_up(data_dir: Path) -> None:
         assert len(delays) == 5
         assert delays[-1] > delays[0]
         assert runtime.find("worker.abandoned", number=1)
+
+
+def test_a_dead_log_sink_ends_the_runtime(data_dir: Path) -> None:
+    """Nothing would be heard of it any more: it stops, and the exit is 1."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
+        pid = runtime.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        workers = [worker.pid for worker in runtime.status().workers]
+
+        os.kill(int(children[0]), signal.SIGKILL)
+
+        assert runtime.wait_for_exit() == 1
+        assert wait_until_gone(workers, within_s=0.0) == []
 
 
 def test_tasks_that_only_a_worker_cannot_import_end_the_start(data_dir: Path) -> None:
