@@ -193,9 +193,16 @@ class ControlClient:
         return self.receive(kind)
 
     def send(self, request: msgspec.Struct) -> None:
-        """Send *request*; its answer is for :meth:`receive`."""
+        """Send *request*; its answer is for :meth:`receive`; raises as :meth:`ask`."""
+        frame = encode_frame(request)
+        if len(frame) > MAX_CONTROL_FRAME:
+            raise ControlRefusedError(
+                f"a request of {len(frame):,} bytes; the control socket takes "
+                f"{MAX_CONTROL_FRAME:,}",
+                advice="Ask for fewer runs at once.",
+            )
         try:
-            self._sock.sendall(encode_frame(request))
+            self._sock.sendall(frame)
         except OSError as error:
             raise _not_running(self._data_dir.path) from error
 

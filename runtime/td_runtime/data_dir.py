@@ -144,6 +144,8 @@ class DataDir:
     def _make_secret(self) -> None:
         # Written beside and linked into place: a process killed in between leaves no half key.
         draft = self.path / f"secret.{os.getpid()}"
+        # In a container the process that was killed there had our id.
+        draft.unlink(missing_ok=True)
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(f"tr_prod_{secrets.token_urlsafe(24)}\n")

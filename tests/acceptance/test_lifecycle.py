@@ -177,6 +177,15 @@ def test_errors_survive(data_dir: Path) -> None:
         assert not aborted.outcome.error.retryable
 
 
+def test_a_request_larger_than_a_message_is_refused(data_dir: Path) -> None:
+    """The client is told so, and not that nobody answers."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
+        with pytest.raises(ControlRefusedError, match="fewer runs"):
+            runtime.trigger_many("child", ["x" * 9 * 2**20] * 2)
+
+        assert runtime.output(runtime.trigger("child", 1)) == 1
+
+
 def test_every_accepted_run_is_executed(data_dir: Path) -> None:
     """R1: kill -9 of the supervisor the moment it has accepted; the next one executes them all."""
     runtime = RuntimeProcess(data_dir, tasks=TASKS, workers=2)
