@@ -21,7 +21,7 @@ from tests.chaos.fleet import Fleet
 from tests.gateway_process import GatewayProcess
 
 _GLANCE = 0.001
-_HUNT = 5.0
+_HUNT = 2.0
 """Seconds to wait for a process to be minting."""
 _MENDED_AFTER = 3.0
 """Seconds after which a damage that nobody has met is made one that everybody meets."""
@@ -84,14 +84,14 @@ class Attacks:
             *[self._kill_minting] * 4,
             *[self._stop_any] * 2,
             *[self._stop_minting] * 2,
-            *[self._revoke_one] * 4,
+            *[self._revoke_one] * 8,
+            *[self._revoke_behind_a_back] * 3,
             self._revoke_all,
             *[self._delay_puts] * 3,
             *[self._fail_puts] * 2,
             self._fail_puts_for_long,
-            self._cut_puts,
             self._fail_appends,
-            self._cut_appends,
+            self._delay_appends,
             self._delete_folder,
             self._corrupt_file,
         ]
@@ -126,16 +126,15 @@ class Attacks:
         writer = self._any_writer()
         if writer is None:
             return "stop, but nobody was left"
-        self._fleet.stop(writer, self._dice.uniform(0.2, 3.0))
+        self._fleet.stop(writer, self._dice.uniform(*self._scale.stop))
 
         return "SIGSTOP and SIGCONT of a process that does not mint"
 
-    def _stop_minting(self, longest: float = 3.0) -> str:
+    def _stop_minting(self) -> str:
         writer = self._minting_writer()
-        seconds = self._dice.uniform(longest / 6, longest)
         if writer is None:
             return "SIGSTOP, but nobody minted"
-        self._fleet.stop(writer, seconds)
+        self._fleet.stop(writer, self._dice.uniform(*self._scale.stop))
 
         return "SIGSTOP and SIGCONT of a minting process"
 
@@ -179,6 +178,13 @@ class Attacks:
 
         return "revoke the tokens of a slot"
 
+    def _revoke_behind_a_back(self) -> str:
+        """Let a process find out late, when the others have renewed: it must evict nothing."""
+        stopped = self._stop_any()
+        self._revoke(str(self._dice.choice(self._scale.slot_names)))
+
+        return f"revoke a slot's tokens after: {stopped}"
+
     def _revoke_all(self) -> str:
         self._fault(kind="revoke-tokens")
 
@@ -207,29 +213,26 @@ class Attacks:
 
         return "answer PUTs with 503 until mints fail"
 
-    def _cut_puts(self) -> str:
-        kind, times = self._dice.choice(("drop", "drop-after")), self._dice.randint(1, 3)
-        self._fault(kind=kind, target="control-plane", count=times)
-        self._revoke(str(self._dice.choice(self._scale.slot_names)))
-
-        return "cut the connections of PUTs"
-
     def _fail_appends(self) -> str:
         status, times = self._dice.choice((500, 503, 429)), self._dice.randint(1, 10)
         self._fault(kind="status", target="stream-store", status=status, count=times)
 
         return "answer appends with 5xx"
 
-    def _cut_appends(self) -> str:
-        kind, times = self._dice.choice(("drop", "drop-after")), self._dice.randint(1, 10)
-        self._fault(kind=kind, target="stream-store", count=times)
+    def _delay_appends(self) -> str:
+        """Let a client lose patience and send again what is then stored twice."""
+        self._fault(kind="delay", target="stream-store", seconds=self._scale.append_delay, count=2)
 
-        return "cut the connections of appends"
+        return "delay appends"
 
     def _revoke(self, slot: str) -> None:
         self._fault(kind="revoke-tokens", slot=slot)
 
     def _fault(self, **fault: object) -> None:
+        """Ask for a fault, unless one of the kind is still in force: delays would add up."""
+        active = self._gateway.call("GET", "/platform/v1/faults")["faults"]
+        if any(all(one[it] == fault.get(it) for it in ("kind", "target")) for one in active):
+            return
         # A document without what is not given: the gateway takes no null for a number.
         asked = {name: value for name, value in fault.items() if value is not None}
         self._gateway.fault(**asked)

@@ -23,6 +23,10 @@ class Put:
     ended: float = inf
     status: int | None = None
     """Of the answer; None when there was none."""
+    since: float
+    """When its mint began: the slot's lock was taken before that."""
+    is_alone: bool = False
+    """Whether its process did without the shared file at that time."""
 
     @property
     def is_good(self) -> bool:
@@ -39,6 +43,8 @@ class Mint:
     begun: float
     ended: float = inf
     is_good: bool = False
+    is_alone: bool = False
+    """Whether its process did without the shared file when it began."""
     credential_id: str | None = None
     """Known once the cache has said what it made of the answer."""
     is_used: bool = False
@@ -121,13 +127,14 @@ class Evidence:
     # --- the writers ---------------------------------------------------------------------------
 
     def _put_sent(self, entry: Entry) -> None:
-        put = Put(slot=entry["slot"], pid=entry["pid"], sent=entry["at"])
+        put = Put(slot=entry["slot"], pid=entry["pid"], sent=entry["at"], since=entry["at"])
         self._bury(put)
         self.puts[put.slot].append(put)
         self._open_puts[put.pid, entry["put"]] = put
         mint = self._last_mint.get((put.pid, put.slot))
         if mint is not None and mint.ended >= put.sent:
             mint.puts.append(put)
+            put.since, put.is_alone = mint.begun, mint.is_alone
 
     def _put_ended(self, entry: Entry) -> None:
         put = self._open_puts.pop((entry["pid"], entry["put"]))
@@ -136,6 +143,7 @@ class Evidence:
 
     def _mint_begun(self, entry: Entry) -> None:
         mint = Mint(slot=entry["slot"], pid=entry["pid"], begun=entry["at"])
+        mint.is_alone = (mint.pid, mint.slot) in self._open_alone
         self._bury(mint)
         self.mints[mint.slot].append(mint)
         self._open_mints[mint.pid, entry["mint"]] = mint

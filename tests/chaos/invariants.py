@@ -14,6 +14,8 @@ from tests.chaos.scale import Scale
 
 _TICK = 0.05
 """Seconds by which two processes' lines about one moment may differ."""
+_HAIR = 0.001
+"""Seconds that reading a clock and writing it down may take."""
 _LEAST_FRESH = 0.75
 """A credential is refreshed after this share of its life, or later."""
 
@@ -25,7 +27,7 @@ class GatewayPut:
     slot: str
     started: float
     finished: float
-    is_good: bool
+    status: int | None
 
     @classmethod
     def of(cls, mint: dict[str, Any]) -> GatewayPut:
@@ -34,18 +36,32 @@ class GatewayPut:
             slot=mint["slot"],
             started=mint["started_at"],
             finished=inf if mint["finished_at"] is None else mint["finished_at"],
-            is_good=mint["status"] is not None and mint["status"] < 300,
+            status=mint["status"],
         )
 
 
 # --- C1: one PUT at a time -------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flight:
+    """A PUT in flight, as somebody saw it."""
+
+    put: Put
+    since: float
+    until: float
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.put.pid} had a PUT in flight from {self.since:.3f} to {self.until:.3f}"
+        )
+
+
 def overlaps(evidence: Evidence) -> Iterator[str]:
     """C1, as the clients saw it: tell each pair of PUTs of a slot that were in flight at once."""
     for slot, puts in evidence.puts.items():
-        spans = [(put.sent, put.ended, f"process {put.pid}") for put in puts]
-        yield from _overlaps(evidence, slot, spans)
+        flights = [_Flight(put=put, since=put.sent, until=put.ended) for put in puts]
+        yield from _overlaps(evidence, slot, flights)
 
 
 def gateway_overlaps(evidence: Evidence, seen: Iterable[GatewayPut]) -> Iterator[str]:
@@ -58,68 +74,68 @@ def gateway_overlaps(evidence: Evidence, seen: Iterable[GatewayPut]) -> Iterator
         by_slot.setdefault(put.slot, []).append(put)
     for slot, puts in by_slot.items():
         clients = _match(evidence.puts.get(slot, []), puts)
-        spans = []
+        flights = []
         for put, client in zip(puts, clients, strict=True):
             if client is None:
                 yield f"C1: {slot}: the gateway saw a PUT at {put.started:.3f} that nobody had sent"
                 continue
-            end = put.finished if client.status is not None else min(put.finished, client.ended)
-            spans.append((put.started, end, f"process {client.pid}"))
-        yield from _overlaps(evidence, slot, spans)
+            until = put.finished if client.status is not None else min(put.finished, client.ended)
+            flights.append(_Flight(put=client, since=put.started, until=until))
+        yield from _overlaps(evidence, slot, flights)
 
 
-def _overlaps(
-    evidence: Evidence, slot: str, spans: Sequence[tuple[float, float, str]]
-) -> Iterator[str]:
-    spans = sorted(spans)
-    for number, (sent, ended, who) in enumerate(spans):
-        for later, its_end, other in spans[number + 1 :]:
-            if later >= ended:
+def _overlaps(evidence: Evidence, slot: str, flights: Sequence[_Flight]) -> Iterator[str]:
+    flights = sorted(flights, key=lambda flight: flight.since)
+    for number, first in enumerate(flights):
+        for second in flights[number + 1 :]:
+            if second.since >= first.until:
                 break
-            both = later, min(ended, its_end)
-            if both[0] < both[1] and not _is_excused(evidence, slot, sent, both):
-                yield (
-                    f"C1: {slot}: {who} had a PUT in flight from {sent:.3f} to {ended:.3f}, "
-                    f"and {other} sent one at {later:.3f}"
-                )
+            if second.since < second.until and not _is_excused(evidence, slot, first, second):
+                yield f"C1: {slot}: {first}, and {second}"
 
 
-def _is_excused(evidence: Evidence, slot: str, sent: float, both: Span) -> bool:
+def _is_excused(evidence: Evidence, slot: str, first: _Flight, second: _Flight) -> bool:
     """Tell whether two PUTs may be in flight: the slot is degraded, or the locks were deleted."""
+    if first.put.is_alone or second.put.is_alone:
+        return True
+    both = second.since, min(first.until, second.until)
     if any(_touch((begun - _TICK, end + _TICK), both) for begun, end in evidence.alone[slot]):
         return True
 
     # The first took its lock before the files were deleted, the second a lock on a new file. A row
-    # is read between taking a lock and sending, at most for as long as the store may be busy.
-    since = sent - 2.0 - _TICK
+    # is read between taking a lock and minting, at most for as long as the store may be busy.
+    locked = first.put.since - 2.0 - _TICK, second.since
     deletions = [span for kind, span in evidence.folder if kind == "delete"]
 
-    return any(_touch(span, (since, both[0])) for span in deletions)
+    return any(_touch(span, locked) for span in deletions)
 
 
 def _match(clients: Sequence[Put], seen: Sequence[GatewayPut]) -> list[Put | None]:
-    """Find whose PUT each was. Those that were answered first: theirs lie inside the client's."""
-    answered = [put for put in clients if put.status is not None]
-    broken = [put for put in clients if put.status is None]
-    found: list[Put | None] = []
-    for put in seen:
-        client = _claim(answered, put) or _claim(broken, put)
-        found.append(client)
+    """Find whose PUT each was: one that was answered lies inside what its client saw of it."""
+    left = list(clients)
+    found: dict[int, Put | None] = {}
+    # The one that ended first has the fewest clients to choose from.
+    for number, put in sorted(enumerate(seen), key=lambda pair: pair[1].finished):
+        fitting = [client for client in left if _fits(client, put)]
+        found[number] = min(fitting, key=_claim, default=None)
+        if fitting:
+            left.remove(min(fitting, key=_claim))
 
-    return found
+    return [found[number] for number in range(len(seen))]
 
 
-def _claim(clients: list[Put], put: GatewayPut) -> Put | None:
-    for client in clients:
-        is_inside = client.sent - _TICK <= put.started and (
-            client.status is None
-            or (put.finished <= client.ended + _TICK and put.is_good == client.is_good)
-        )
-        if is_inside:
-            clients.remove(client)
-            return client
+def _fits(client: Put, put: GatewayPut) -> bool:
+    if client.sent > put.started + _HAIR:
+        return False
 
-    return None
+    return client.status is None or (
+        put.finished <= client.ended + _HAIR and put.status == client.status
+    )
+
+
+def _claim(client: Put) -> tuple[bool, float]:
+    """Order the clients: the answered ones first, and of those whoever saw its answer first."""
+    return client.status is None, client.ended
 
 
 # --- no PUT without a reason, and C3 ---------------------------------------------------------

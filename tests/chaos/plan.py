@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from td_sharedcache import Slot
-from tests.chaos.scale import BURSTS_AT_ONCE, RECORDS_A_BURST, Scale
+from tests.chaos.scale import BURSTS_AT_ONCE, Scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ def steps_of(scale: Scale, writer: int) -> list[Step]:
             if not deck:
                 deck = dice.sample(scale.slot_names, scale.slots)
             slot = deck.pop()
-            totals[slot] += RECORDS_A_BURST
+            totals[slot] += scale.burst
             targets[slot] = totals[slot]
         # All writers begin together, on cold slots.
         due = (number + dice.random()) * scale.spread / scale.steps if number else 0.0

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from td_sharedcache import Policy, Slot
 
-RECORDS_A_BURST = 5
 BURSTS_AT_ONCE = 2
 """Slots that a writer writes to before it waits for the acks."""
 
@@ -19,6 +18,8 @@ class Scale:
     writers: int = 64
     writes: int = 1000
     slots: int = 32
+    burst: int = 5
+    """Records written to a slot at a time."""
     spread: float = 300.0
     """How long a writer that nothing holds up takes for its writes."""
     bound: float = 600.0
@@ -27,6 +28,10 @@ class Scale:
     """Short, so that credentials are refreshed and run out while the campaign lasts."""
     calm: tuple[float, float] = (0.3, 1.4)
     """The least and the longest pause between two attacks."""
+    stop: tuple[float, float] = (0.2, 3.0)
+    """The shortest and the longest SIGSTOP."""
+    append_delay: float = 10.5
+    """Longer than a stream store's client waits for an answer."""
     long_stops: bool = True
     """Whether minting processes are also stopped for longer than others wait for a lock."""
     policy: Policy = field(default_factory=Policy)
@@ -39,7 +44,7 @@ class Scale:
     @property
     def steps(self) -> int:
         """How often each writer writes and waits for the acks."""
-        return max(1, self.writes // (RECORDS_A_BURST * BURSTS_AT_ONCE))
+        return max(1, self.writes // (self.burst * BURSTS_AT_ONCE))
 
     @property
     def longest_wait(self) -> float:
@@ -68,11 +73,14 @@ def small(seed: int) -> Scale:
         writers=8,
         writes=300,
         slots=4,
-        spread=8.0,
+        burst=2,
+        spread=9.0,
         bound=90.0,
         max_age=6.0,
-        calm=(0.05, 0.3),
+        calm=(0.02, 0.15),
+        stop=(0.1, 1.0),
+        append_delay=0.5,
         long_stops=False,
         # Back with the others soon after an attack on the folder: what is excused must be short.
-        policy=Policy(revalidate_every=1.0),
+        policy=Policy(revalidate_every=2.0),
     )
