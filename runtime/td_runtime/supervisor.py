@@ -3,9 +3,9 @@
 One process, one thread, one loop. It owns the run store and never imports task code. What may be
 open when it forks, and what children do with it, is in :mod:`td_runtime.fork`.
 
-Start order: data folder → log sink → tasks inspected → store → last workers gone → gateway →
-control socket → workers. Stop order (design §3): no more hand-outs → workers drain → gateway →
-log sink.
+Start order: data folder → log sink → tasks inspected → last workers gone → store → gateway →
+workers → control socket. Stop order (design §3): no more hand-outs → workers drain → gateway →
+log sink. Who may die when: docs/concepts/processes.md.
 """
 
 import asyncio
