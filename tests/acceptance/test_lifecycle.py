@@ -17,13 +17,15 @@ from td_runtime.control import (
     WaitForRun,
 )
 from td_worker.messages import TriggerItem
-from tests.runtime_process import RuntimeProcess, wait_until_gone
+from tests.runtime_process import RuntimeProcess, is_alive, wait_until_gone
 
 TASKS = """
 import asyncio
+import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from td_worker import AbortTaskRunError, context, tasks
 from td_worker.sync import tasks as sync_tasks
 
@@ -89,6 +91,22 @@ async def innocent(payload):
 async def poison(payload):
     os.kill(os.getpid(), 9)
 
+async def leave_a_daemon(payload):
+    if context.attempt.number == 1:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            time.sleep(600)
+            os._exit(0)
+        print("daemon", pid)
+        await asyncio.sleep(3600)
+    return context.attempt.number
+
+async def use_a_process_pool(payload):
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        return list(await asyncio.gather(*(loop.run_in_executor(pool, abs, -n) for n in range(9))))
+
 class BrokenError(Exception):
     def __str__(self):
         return "a file \\udc80"
@@ -108,6 +126,33 @@ def test_a_worker_whose_task_closes_its_descriptors_is_replaced(data_dir: Path) 
     """R2: the worker lives on but hears nothing; it is killed, and its run starts again."""
     with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
         assert runtime.output(runtime.trigger("close_descriptors")) == 2
+
+
+def test_a_process_that_a_task_has_forked_holds_no_start_up(data_dir: Path) -> None:
+    """R3: it has left the worker's group and lives on, but without the workers' lock."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
+        run_id = runtime.trigger("leave_a_daemon")
+        runtime.until(lambda _: bool(runtime.find("task.printed", run_id=run_id)), "the daemon")
+        daemon = int(runtime.find("task.printed", run_id=run_id)[0]["text"].split()[1])
+        try:
+            # Not `kill`, which waits for the end of stdout: the daemon has a copy of it, too.
+            runtime.process.kill()
+            runtime.process.wait()
+            runtime._owner.close()
+            runtime.start()
+
+            assert runtime.output(run_id) == 2
+            assert is_alive(daemon)
+        finally:
+            os.kill(daemon, signal.SIGKILL)
+
+
+def test_a_task_may_use_a_process_pool(data_dir: Path) -> None:
+    """Forked processes of task code do their work, end with it, and leave the worker alone."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
+        assert runtime.output(runtime.trigger("use_a_process_pool")) == list(range(9))
+        assert runtime.stop() == 0
+        assert runtime.find("worker.exited", status=0)
 
 
 def test_a_task_finds_nothing_on_stdin(data_dir: Path) -> None:
