@@ -201,12 +201,14 @@ class Storage:
         try:
             self._try_commit(group)
         except Exception:  # noqa: BLE001  the writer must outlive any failed write
-            self._roll_back()
             for write in group:
                 self._commit_alone(write)
 
     def _commit_alone(self, write: _Write) -> None:
-        """Try again in a transaction of its own: a bad write fails alone, stale state is gone."""
+        """Try again in a transaction of its own: a bad write fails alone."""
+        # State is read anew under the transaction's lock, for each write: between two of them
+        # another process may have written, and its numbers would be given again.
+        self._roll_back()
         try:
             self._try_commit([write])
         except Exception as error:  # noqa: BLE001  as above
