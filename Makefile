@@ -26,7 +26,7 @@ quickstart: $(VENV)/.runtime ## stream a book from 4 workers and show what happe
 test: lint suites ## every check and every test
 
 suites: $(VENV)/.node
-	@$(BIN)/python -m pytest -q $(SUITES)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SUITES)
 
 lint: $(VENV)/.dev ## ruff, mypy, basedpyright, import-linter
 	@$(BIN)/ruff check --quiet --output-format=concise

@@ -33,6 +33,7 @@ class GatewayProcess:
         settings: The document the gateway reads on stdin; goes through a pipe since it holds the
             API key, which must be in no argument list and no environment.
         keep: Descriptors it inherits (the log sink's).
+        hidden: Environment variables that hold the API key, and that it does not get.
         on_given_up: Called when it kept dying.
     """
 
@@ -41,11 +42,13 @@ class GatewayProcess:
         settings: dict[str, Any],
         *,
         keep: tuple[int, ...],
+        hidden: frozenset[str],
         on_given_up: Callable[[TooManyRestartsError], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
         self._keep = keep
+        self._hidden = hidden
         self._policy = RestartPolicy()
         self._deaths = Deaths()
         self._on_given_up = on_given_up
@@ -70,8 +73,10 @@ class GatewayProcess:
         self._ready_at = None
         document = {**self._settings, "control_fd": theirs.fileno()}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "td_runtime.gateway"],
+            # -P: a file of the working folder must not stand in for a module of ours.
+            [sys.executable, "-P", "-m", "td_runtime.gateway"],
             stdin=subprocess.PIPE,
+            env={k: v for k, v in os.environ.items() if k not in self._hidden},
             pass_fds=(theirs.fileno(), *self._keep),
             process_group=0,
         )

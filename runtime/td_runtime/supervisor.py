@@ -302,6 +302,7 @@ class Supervisor:
         self._gateway = GatewayProcess(
             self._gateway_settings(host, port),
             keep=(self._sink.fd,),
+            hidden=self._config.secret_variables,
             on_given_up=self._fail,
             loop=self._loop,
         )
