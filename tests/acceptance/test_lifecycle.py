@@ -93,12 +93,11 @@ async def poison(payload):
 
 async def leave_a_daemon(payload):
     if context.attempt.number == 1:
-        pid = os.fork()
-        if pid == 0:
+        if os.fork() == 0:
             os.setsid()
+            print("daemon", os.getpid())
             time.sleep(600)
             os._exit(0)
-        print("daemon", pid)
         await asyncio.sleep(3600)
     return context.attempt.number
 
