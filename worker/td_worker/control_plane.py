@@ -180,7 +180,9 @@ class ControlPlane:
                 reset = response.headers.get("x-ratelimit-reset")
             except ControlPlaneUnreachableError as unreachable:
                 error = unreachable
-            delay = call_delay(attempt, reset_ms=reset, now=time.time())
+            delay = call_delay(
+                attempt, reset_ms=reset, now=time.time(), retry_after=error.retry_after
+            )
             if not error.retryable or delay is None or time.monotonic() + delay >= ends:
                 raise error
             await asyncio.sleep(delay)
@@ -227,12 +229,13 @@ class ControlPlane:
         text = _error_text(response.content)
         message = f"{self._where(method, response.url.raw_path.decode())} answered {status}"
         message += f": {text}" if text else ""
+        after = retry_after(response.headers)
         if should_retry(status, response.headers.get("x-should-retry")):
-            return ControlPlaneBusyError(
-                message, status=status, retryable=True, retry_after=retry_after(response.headers)
-            )
+            return ControlPlaneBusyError(message, status=status, retryable=True, retry_after=after)
 
-        return ControlPlaneRefusedError(f"{message}. {advice(status, text)}", status=status)
+        return ControlPlaneRefusedError(
+            f"{message}. {advice(status, text)}", status=status, retry_after=after
+        )
 
     @contextmanager
     def _translated(self, method: str, path: str) -> Iterator[None]:
@@ -267,7 +270,9 @@ def should_retry(status: int, x_should_retry: str | None) -> bool:
     return status in {408, 409, 429} or status >= 500
 
 
-def call_delay(attempt: int, *, reset_ms: str | None, now: float) -> float | None:
+def call_delay(
+    attempt: int, *, reset_ms: str | None, now: float, retry_after: float | None = None
+) -> float | None:
     """
     Return the seconds to wait after failed attempt `attempt` (from 1), None after the last.
 
@@ -275,14 +280,17 @@ def call_delay(attempt: int, *, reset_ms: str | None, now: float) -> float | Non
         attempt: How many were made.
         reset_ms: The header `x-ratelimit-reset`, epoch milliseconds.
         now: Wall-clock seconds.
+        retry_after: Seconds that the server asked to be left alone. The official client does not
+            read this; one that keeps sending is what a server in trouble needs least.
     """
     if attempt >= _ATTEMPTS:
         return None
+    least = retry_after or 0.0
     if reset_ms and reset_ms.isdecimal():
         spread = random.random()  # noqa: S311  keeps clients apart, guards nothing
-        return max(0.0, int(reset_ms) / 1000 - now) + spread
+        return max(least, int(reset_ms) / 1000 - now) + spread
 
-    return min(30.0, 1.6 ** (attempt - 1))
+    return max(least, min(30.0, 1.6 ** (attempt - 1)))
 
 
 def read_grant(headers: Mapping[str, str], body: bytes, slot: Slot) -> Grant:
