@@ -29,7 +29,7 @@ def watched(folder, minter, **options):
     return cache, events
 
 
-def test_a_deleted_folder_is_made_again(tmp_path, caches):
+def test_c9_a_deleted_folder_is_made_again(tmp_path, caches):
     """C9: the next look after `rm -rf` shares again, and says what happened once."""
     minter, clock = MarkingMinter(tmp_path), FrozenClock()
     cache, events = watched(tmp_path, minter, clock=clock.clock)
@@ -45,7 +45,7 @@ def test_a_deleted_folder_is_made_again(tmp_path, caches):
     assert minter.count == 2
 
 
-def test_processes_meet_again_in_a_replaced_folder(tmp_path, caches):
+def test_c9_processes_meet_again_in_a_replaced_folder(tmp_path, caches):
     """C9: a process whose folder was replaced under it finds the others' credential in the new."""
     minter, clock = MarkingMinter(tmp_path), FrozenClock()
     cache, _ = watched(tmp_path, minter, clock=clock.clock)
@@ -82,7 +82,7 @@ def _empty(path):
 
 @pytest.mark.parametrize("damage", [_zero_header, _scramble, _cut, _empty])
 @pytest.mark.parametrize("is_open", [True, False], ids=["open", "closed"])
-def test_a_damaged_file_is_set_aside(tmp_path, caches, damage, is_open):
+def test_c9_a_damaged_file_is_set_aside(tmp_path, caches, damage, is_open):
     """C9: what is not a database any more is renamed, and the next mint is shared in a new one."""
     minter, clock = MarkingMinter(tmp_path), FrozenClock()
     cache, events = watched(tmp_path, minter, clock=clock.clock)
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_set_aside(tmp_path, caches, damage, is_open):
     assert minter.count <= 2
 
 
-def test_a_full_disk_costs_sharing_only(tmp_path, caches):
+def test_c9_a_full_disk_costs_sharing_only(tmp_path, caches):
     """C9: when nothing can be written, each credential is minted once a process and kept."""
     caches(open_cache(tmp_path, MarkingMinter(tmp_path))).get_blocking(CHAT)
     size = database(tmp_path).stat().st_size
@@ -129,7 +129,7 @@ def test_a_full_disk_costs_sharing_only(tmp_path, caches):
     assert Child(work).result() == [30, True, 0]
 
 
-def test_what_was_minted_alone_is_shared_later(tmp_path, caches):
+def test_c9_what_was_minted_alone_is_shared_later(tmp_path, caches):
     """C9: once the store answers again, other processes find the credential without a PUT."""
     minter, clock = MarkingMinter(tmp_path), FrozenClock()
     cache, events = watched(tmp_path, minter, clock=clock.clock, policy=Policy(store_wait=0.0))
@@ -166,7 +166,7 @@ def test_a_credential_in_use_is_kept_while_the_store_is_busy(tmp_path, caches):
     assert events == ["credential.minted", "credential.shared"]
 
 
-def test_a_lock_held_beyond_its_bound_is_not_waited_for(tmp_path, pipe, caches):
+def test_c9_a_lock_held_beyond_its_bound_is_not_waited_for(tmp_path, pipe, caches):
     """C9: a stopped minter costs others the bound, then they go alone for that slot only."""
     started, never = pipe(), pipe()
     victim = MarkingMinter(tmp_path, started=started, go=never)
@@ -184,7 +184,7 @@ def test_a_lock_held_beyond_its_bound_is_not_waited_for(tmp_path, pipe, caches):
     stopped.kill()
 
 
-def test_a_read_only_folder_costs_sharing_only(tmp_path):
+def test_c9_a_read_only_folder_costs_sharing_only(tmp_path):
     """C9: nothing can even be opened; each process mints for itself and says so once a slot."""
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:3]:
@@ -216,7 +216,7 @@ def test_a_read_only_folder_costs_sharing_only(tmp_path):
     assert mints == 2
 
 
-def test_a_folder_that_became_unsafe_is_not_used(tmp_path, caches):
+def test_c9_a_folder_that_became_unsafe_is_not_used(tmp_path, caches):
     """C9, C10: what replaces a deleted folder is checked as strictly as at the start."""
     minter, clock = MarkingMinter(tmp_path), FrozenClock()
     cache, events = watched(tmp_path, minter, clock=clock.clock)

@@ -7,7 +7,7 @@ import sys
 import threading
 
 import td_sharedcache
-from td_sharedcache import CacheEvent, Slot
+from td_sharedcache import CacheEvent, CredentialCache, Slot
 from tests.integration.sharedcache.processes import (
     Child,
     MarkingMinter,
@@ -17,7 +17,7 @@ from tests.integration.sharedcache.processes import (
 
 CHAT = Slot.run("run-1", "chat")
 OURS = os.path.dirname(td_sharedcache.__file__)
-CRITICAL = {"disk.py", "locks.py", "minting.py"}
+CRITICAL = {"disk.py", "locks.py", "minting.py", "namespaces.py"}
 
 
 def open_files():
@@ -132,7 +132,20 @@ def live(folder, minter):
     cache.get_blocking(CHAT)
 
 
-def deaths(folder):
+def sweep(folder, minter):
+    """Come with another key, and remove what is dead."""
+    CredentialCache(folder / "cache", origin="http://a", api_key="another", minter=minter)
+
+
+def leave_behind(folder, minter):
+    """Leave a namespace in which nothing was written for more than a day."""
+    cache = open_cache(folder, minter)
+    cache.get_blocking(CHAT)
+    cache.close()
+    os.utime(database(folder), (0, 0))
+
+
+def deaths(folder, live):
     """Give when to die: at the first and at the last time that each line of a life is run."""
 
     def work():
@@ -150,7 +163,7 @@ def deaths(folder):
     return Child(work).result()
 
 
-def live_and_die(folder, minter, number):
+def live_and_die(folder, minter, live, number):
     """Live up to the `number`-th line and be killed there."""
 
     def die(_):
@@ -166,16 +179,16 @@ def live_and_die(folder, minter, number):
     Child(work).end()
 
 
-def test_a_process_that_dies_on_any_line_leaves_a_usable_store(tmp_path):
+def test_c6_a_process_that_dies_on_any_line_leaves_a_usable_store(tmp_path):
     """C6: killed on each line of a life in turn, the next caller has a credential at once."""
-    numbers = deaths(tmp_path)
+    numbers = deaths(tmp_path, live)
     assert len(numbers) > 200
 
     for number in numbers:
         folder = tmp_path / str(number)
         folder.mkdir()
         minter = MarkingMinter(folder)
-        live_and_die(folder, minter, number)
+        live_and_die(folder, minter, live, number)
 
         events: list[CacheEvent] = []
         cache = open_cache(folder, minter, on_event=events.append)
@@ -190,3 +203,25 @@ def test_a_process_that_dies_on_any_line_leaves_a_usable_store(tmp_path):
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         connection.close()
         assert minter.count <= 3
+
+
+def test_c6_a_process_that_dies_on_any_line_of_a_removal_is_in_nobody_s_way(tmp_path):
+    """Killed in the middle of removing a dead namespace: its key works, the next one goes on."""
+    leave_behind(tmp_path, MarkingMinter(tmp_path))
+    numbers = deaths(tmp_path, sweep)
+    assert len(numbers) > 50
+
+    for number in numbers:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        minter = MarkingMinter(folder)
+        leave_behind(folder, minter)
+        live_and_die(folder, minter, sweep, number)
+
+        events: list[CacheEvent] = []
+        cache = open_cache(folder, minter, on_event=events.append)
+        assert cache.get_blocking(CHAT)
+        cache.close()
+        assert {event.name for event in events} <= {"credential.minted", "credential.shared"}
+        sweep(folder, minter)
+        assert not list((folder / "cache").glob("*.removed"))

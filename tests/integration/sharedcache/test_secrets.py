@@ -48,7 +48,7 @@ def planted(tmp_path, caches):
     return tmp_path, held, read_again
 
 
-def test_a_pickle_row_is_never_unpickled(planted):
+def test_c10_a_pickle_row_is_never_unpickled(planted):
     """CVE-2025-69872: a row of mode 4 is refused and reported, its payload does not run."""
     folder, held, read_again = planted
     trace = str(folder / "executed")
@@ -66,7 +66,7 @@ def test_a_pickle_row_is_never_unpickled(planted):
     assert found.id != held.id
 
 
-def test_a_pickle_file_is_never_opened(planted):
+def test_c10_a_pickle_file_is_never_opened(planted):
     """A row that points to a file in the folder is refused as well."""
     folder, held, read_again = planted
     trace = str(folder / "executed")
@@ -97,7 +97,7 @@ def test_a_pickle_file_is_never_opened(planted):
     ],
     ids=["json", "blob", "bytes", "number", "null", "forged"],
 )
-def test_a_foreign_row_is_refused(planted, value):
+def test_c10_a_foreign_row_is_refused(planted, value):
     """Whatever was planted in the slot's row, it is reported and replaced by a mint."""
     folder, held, read_again = planted
     rewrite(folder, "UPDATE Cache SET value = ? WHERE key = ?", (value, CHAT))
@@ -109,7 +109,7 @@ def test_a_foreign_row_is_refused(planted, value):
     assert found.id != held.id
 
 
-def test_text_that_is_not_utf8_is_refused(planted):
+def test_c10_text_that_is_not_utf8_is_refused(planted):
     """Bytes declared to be text do not fail the query, they fail the seal."""
     folder, held, read_again = planted
     rewrite(folder, "UPDATE Cache SET value = CAST(? AS TEXT) WHERE key = ?", (b"\xff\xfe", CHAT))
@@ -120,7 +120,7 @@ def test_text_that_is_not_utf8_is_refused(planted):
     assert found.id != held.id
 
 
-def test_the_row_of_another_slot_is_refused(planted, caches):
+def test_c10_the_row_of_another_slot_is_refused(planted, caches):
     """A row copied from another slot, sealed by ourselves, does not open here."""
     folder, _, read_again = planted
     other = caches(open_cache(folder, MarkingMinter(folder))).get_blocking(OTHER)
@@ -137,7 +137,7 @@ def test_the_row_of_another_slot_is_refused(planted, caches):
     assert found.id != other.id
 
 
-def test_nothing_on_the_disk_is_in_clear_or_open_to_others(tmp_path, caches):
+def test_c10_nothing_on_the_disk_is_in_clear_or_open_to_others(tmp_path, caches):
     """No token, fingerprintable or not, and no key in any file; 0700 and 0600 under umask 0."""
     before = os.umask(0)
     try:
@@ -159,7 +159,7 @@ def test_nothing_on_the_disk_is_in_clear_or_open_to_others(tmp_path, caches):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
 
 
-def test_no_secret_in_events_errors_or_reprs(tmp_path, caches):
+def test_c10_no_secret_in_events_errors_or_reprs(tmp_path, caches):
     """Events, tracebacks and reprs of everything involved carry neither token nor key."""
     events: list[CacheEvent] = []
     notices: list[Notice] = []
