@@ -208,7 +208,8 @@ class Minting:
 
     def _fetch_from(self, store: Store, slot: Slot, seen: str | None) -> Steps[Credential]:
         since = self._clock.monotonic()
-        for pause in poll_pauses():
+        # A mint takes longer than the first of these; each look costs a CPU about 0.1 ms.
+        for pause in poll_pauses(shortest=0.002, longest=0.01):
             with store.stripe(slot) as held:
                 era = self._local.era
                 # Read again under the lock: whoever held it before us was probably minting.
@@ -235,7 +236,9 @@ class Minting:
         if self._local.is_banned(row.id):
             # An eviction of this process that has not got there yet: it counts as churn.
             gap = self._evicted(row, refused=False)
-            yield from self._patiently(lambda: store.replace(slot, row.id, gap))
+            if (yield from self._patiently(lambda: store.replace(slot, row.id, gap))):
+                reason = "it has failed in this process"
+                self._tell("credential.evicted", "info", slot, credential_id=row.id, reason=reason)
             return None
 
         return (yield from self._mint(store, slot, Gap(id=row.id, at=row.at, until=0.0), era))
@@ -324,7 +327,8 @@ class Minting:
     def _patiently(self, work: Callable[[], T]) -> Steps[T]:
         """Do something with a store, waiting while other processes use it."""
         until = self._clock.monotonic() + self._policy.store_wait
-        for pause in poll_pauses():
+        # Nobody holds this lock for longer, and everybody may be waiting for whoever waits here.
+        for pause in poll_pauses(shortest=0.0005, longest=0.002):
             try:
                 return work()
             except StoreBusyError as busy:

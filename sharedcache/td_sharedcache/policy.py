@@ -78,9 +78,14 @@ class Policy:
         return random.uniform(0.75, 0.9)  # noqa: S311  spreads load, keeps no secret
 
 
-def poll_pauses() -> Iterator[float]:
-    """Give ever longer jittered pauses, 0.5 to 20 ms, for polling a lock."""
-    pause = 0.0005
+def poll_pauses(*, shortest: float, longest: float) -> Iterator[float]:
+    """Give ever longer jittered pauses for polling a lock.
+
+    Args:
+        shortest: Seconds of the first one, about what a holder needs at least.
+        longest: Seconds that none exceeds by more than a half: what a waiter can afford to lose.
+    """
+    pause = shortest
     while True:
         yield pause * random.uniform(0.5, 1.5)  # noqa: S311  keeps pollers out of step
-        pause = min(0.02, pause * 2)
+        pause = min(longest, pause * 2)
