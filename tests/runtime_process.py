@@ -101,8 +101,12 @@ class RuntimeProcess:
         self._reader.start()
         self._owner = ours
         ours.settimeout(PATIENCE)
-        if ours.recv(6) != b"ready\n":
+        try:
+            is_ready = ours.recv(6) == b"ready\n"
+        except TimeoutError:
+            is_ready = False
             self.process.kill()
+        if not is_ready:
             self.wait_for_exit()
             raise AssertionError(f"not ready; log: {self.raw_log.decode()[-6000:]}")
 

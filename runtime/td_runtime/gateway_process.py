@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from td_runtime.errors import TooManyRestartsError
+from td_runtime.errors import ExitCode, StoreError, TdRuntimeError, TooManyRestartsError
 from td_runtime.restart import Deaths, RestartPolicy
 
 __all__ = ["GatewayProcess"]
@@ -34,7 +34,7 @@ class GatewayProcess:
             API key, which must be in no argument list and no environment.
         keep: Descriptors it inherits (the log sink's).
         hidden: Environment variables that hold the API key, and that it does not get.
-        on_given_up: Called when it kept dying.
+        on_given_up: Called when it kept dying, or cannot open its store.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class GatewayProcess:
         *,
         keep: tuple[int, ...],
         hidden: frozenset[str],
-        on_given_up: Callable[[TooManyRestartsError], None],
+        on_given_up: Callable[[TdRuntimeError], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
@@ -130,8 +130,19 @@ class GatewayProcess:
         self.ready.clear()
         self._exited.set()
         log.log(20 if self._stopping else 40, "gateway.exited", status=status)
-        if not self._stopping:
-            self._start_again()
+        if self._stopping:
+            return
+        if status == ExitCode.STORE and self._ready_at is None:
+            # Starting again would not help: somebody has to look at the file.
+            self._on_given_up(
+                StoreError(
+                    "the gateway cannot open its store",
+                    where=f"{self._settings['data_dir']}/platform.db",
+                    advice="The log's gateway.failed line says why.",
+                )
+            )
+            return
+        self._start_again()
 
     def _start_again(self) -> None:
         lived = None if self._ready_at is None else time.monotonic() - self._ready_at

@@ -62,7 +62,8 @@ log = structlog.get_logger()
 _ANSWER_TIMEOUT: Final = 2.0
 """Seconds that clients of the control socket have at the end to take their answers."""
 
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP is a terminal that was closed: the runs on it are drained, too."""
 
 
 class Supervisor:

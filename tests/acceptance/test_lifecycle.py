@@ -390,3 +390,25 @@ def test_clients_that_wait_are_answered_at_the_stop(data_dir: Path) -> None:
         assert runtime.wait_for_exit() == 0
         for client in clients:
             client.close()
+
+
+def test_a_gateway_that_cannot_open_its_store_ends_the_start_with_6(data_dir: Path) -> None:
+    """A platform.db that is no database is told at once, by the exit code for stores."""
+    runtime = RuntimeProcess(data_dir, tasks="async def nothing(payload):\n    pass\n", workers=1)
+    runtime.data_dir.path.mkdir(mode=0o700)
+    runtime.data_dir.platform_store.write_bytes(b"not a database" * 1000)
+
+    with pytest.raises(AssertionError, match=r"platform\.db"):
+        runtime.start()
+
+    assert runtime.process.returncode == 6
+
+
+def test_a_closed_terminal_drains(data_dir: Path) -> None:
+    """SIGHUP stops as SIGTERM does: in order, with exit 0."""
+    source = "async def nothing(payload):\n    pass\n"
+    with RuntimeProcess(data_dir, tasks=source, workers=1) as runtime:
+        runtime.process.send_signal(signal.SIGHUP)
+
+        assert runtime.wait_for_exit() == 0
+        assert runtime.event("runtime.stop_requested")["signal"] == "SIGHUP"
