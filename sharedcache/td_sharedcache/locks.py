@@ -28,10 +28,11 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 class _Held:
     """One held lock; an object, since a descriptor's number is reused after a close."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "pid")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.pid = os.getpid()
 
 
 class FileLocks:
@@ -116,7 +117,9 @@ class FileLocks:
                 return
             self._held.remove(lock)
             # Unlock before closing: a child that was cloned behind Python's back may have a copy.
-            fcntl.flock(lock.fd, fcntl.LOCK_UN)
+            # Not in a child whose hooks have not come to us yet: it is its parent's lock.
+            if lock.pid == os.getpid():
+                fcntl.flock(lock.fd, fcntl.LOCK_UN)
             os.close(lock.fd)
 
 

@@ -327,8 +327,7 @@ class Minting:
     def _patiently(self, work: Callable[[], T]) -> Steps[T]:
         """Do something with a store, waiting while other processes use it."""
         until = self._clock.monotonic() + self._policy.store_wait
-        # Nobody holds this lock for longer, and everybody may be waiting for whoever waits here.
-        for pause in poll_pauses(shortest=0.0005, longest=0.002):
+        for pause in poll_pauses(shortest=0.0005, longest=0.02):
             try:
                 return work()
             except StoreBusyError as busy:

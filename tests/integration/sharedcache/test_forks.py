@@ -1,5 +1,6 @@
 """Forks at any moment, and deaths on any line."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -8,6 +9,7 @@ import threading
 
 import td_sharedcache
 from td_sharedcache import CacheEvent, CredentialCache, Slot
+from td_sharedcache.locks import FileLocks
 from tests.integration.sharedcache.processes import (
     Child,
     MarkingMinter,
@@ -109,6 +111,21 @@ def test_a_child_starts_without_its_parent_s_flights_and_credentials(tmp_path, p
     assert Child(lambda: [len(cache._flights), len(cache._local.entries)]).result() == [0, 0]
     go.say()
     thread.join()
+
+
+def test_c6_a_child_frees_no_lock_in_whatever_order_it_cleans_up(tmp_path, monkeypatch):
+    """C6: a child that drops the holder of a lock before the lock's own hook leaves it locked."""
+    locks = FileLocks(tmp_path)
+    monkeypatch.setattr(FileLocks, "after_fork_in_child", lambda self: None)
+    with contextlib.ExitStack() as holder:
+        assert holder.enter_context(locks.hold("users", exclusive=False))
+
+        Child(holder.close).result()
+
+        with FileLocks(tmp_path).hold("users") as held:
+            assert not held
+    with FileLocks(tmp_path).hold("users") as held:
+        assert held
 
 
 def trace_lines(on_line):

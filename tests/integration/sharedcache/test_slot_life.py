@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from td_sharedcache import CacheEvent, CredentialCache, Notice, Policy, Slot
+from td_sharedcache import CacheDirectoryError, CacheEvent, CredentialCache, Notice, Policy, Slot
 from td_sharedcache.errors import StoreBusyError
 from td_sharedcache.seal import Seal
 from td_sharedcache.testing import FrozenClock, ScriptedMinter
@@ -311,3 +311,18 @@ def test_an_eviction_by_id_from_a_listing_reaches_a_process_without_a_notice(tmp
     clock.advance(10)
     assert worker.get_blocking(CHAT).id != held.id
     assert minter.count == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("below", ["", "namespace", "namespace/locks"])
+def test_c10_another_user_s_folder_is_refused_at_every_level(tmp_path, below):
+    """C10: neither the folder nor a namespace in it may be somebody else's, who could swap rows."""
+    seal = Seal(origin="http://a", api_key="k")
+    (tmp_path / "c" / seal.namespace / "locks").mkdir(parents=True)
+    for path in [tmp_path / "c", *(tmp_path / "c").rglob("*")]:
+        path.chmod(0o700)
+    theirs = tmp_path / "c" / below.replace("namespace", seal.namespace)
+    os.chown(theirs, 65534, 65534)
+
+    with pytest.raises(CacheDirectoryError, match="belongs to user 65534"):
+        CredentialCache(tmp_path / "c", origin="http://a", api_key="k", minter=ScriptedMinter())
