@@ -68,7 +68,8 @@ def test_the_file_and_the_dict_stay_bounded_over_any_number_of_slots(tmp_path, c
     assert len(keys(tmp_path)) == 50
     assert keys(tmp_path)[-1] == "run/run-599/chat"
     assert list(cache._local.entries) == [Slot.run(f"run-{n}", "chat") for n in range(590, 600)]
-    assert max(sizes[300:]) <= max(sizes[:300])
+    # Some pages more or less; all 600 rows would be seven times as much.
+    assert max(sizes[300:]) < 2 * max(sizes[:300])
     assert len(files(tmp_path)) <= 256 + 4
 
 
