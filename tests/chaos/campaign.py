@@ -181,7 +181,7 @@ class _Campaign:
         report.faults += invariants.gateway_overlaps(evidence, seen)
         report.reasons, unreasoned = invariants.reasons(evidence, self._scale)
         report.retries, repeated = invariants.retries(evidence)
-        report.faults += unreasoned + repeated
+        report.faults += [*unreasoned, *repeated, *invariants.evictions(evidence)]
 
     def _judge_records(self) -> None:
         report, scale = self._report, self._scale

@@ -69,6 +69,8 @@ class Evidence:
         self.puts: dict[str, list[Put]] = defaultdict(list)
         self.evictions: dict[str, float] = {}
         """When somebody first asked for the eviction of a credential, by its id."""
+        self.evicted: dict[tuple[str, str], list[float]] = defaultdict(list)
+        """When an eviction took a credential from all, by slot and id."""
         self.alone: dict[str, list[list[float]]] = defaultdict(list)
         """When some process did without the shared file, by slot; the last may be open."""
         self.refused_rows: dict[str, list[float]] = defaultdict(list)
@@ -86,7 +88,8 @@ class Evidence:
         self.counts: dict[str, int] = defaultdict(int)
         self._open_puts: dict[tuple[int, int], Put] = {}
         self._open_mints: dict[tuple[int, int], Mint] = {}
-        self._last_mint: dict[tuple[int, str], Mint] = {}
+        self._untold: dict[tuple[int, str], list[Mint]] = defaultdict(list)
+        """By process and slot: mints that succeeded, of which the cache has not said so yet."""
         self._open_alone: dict[tuple[int, str], list[float]] = {}
 
     def take(self, entries: Iterable[Entry]) -> None:
@@ -131,10 +134,9 @@ class Evidence:
         self._bury(put)
         self.puts[put.slot].append(put)
         self._open_puts[put.pid, entry["put"]] = put
-        mint = self._last_mint.get((put.pid, put.slot))
-        if mint is not None and mint.ended >= put.sent:
-            mint.puts.append(put)
-            put.since, put.is_alone = mint.begun, mint.is_alone
+        mint = self._open_mints[put.pid, entry["mint"]]
+        mint.puts.append(put)
+        put.since, put.is_alone = mint.begun, mint.is_alone
 
     def _put_ended(self, entry: Entry) -> None:
         put = self._open_puts.pop((entry["pid"], entry["put"]))
@@ -147,25 +149,29 @@ class Evidence:
         self._bury(mint)
         self.mints[mint.slot].append(mint)
         self._open_mints[mint.pid, entry["mint"]] = mint
-        self._last_mint[mint.pid, mint.slot] = mint
 
     def _mint_ended(self, entry: Entry) -> None:
         mint = self._open_mints.pop((entry["pid"], entry["mint"]))
         mint.ended = entry["at"]
         mint.is_good = entry["ok"]
+        if mint.is_good:
+            self._untold[mint.pid, mint.slot].append(mint)
 
     def _bury(self, one: Put | Mint) -> None:
         # The harness's diary may have been read before this one.
         one.ended = self.killed.get(one.pid, inf)
 
     def _minted(self, entry: Entry) -> None:
-        mint = self._last_mint[entry["pid"], entry["slot"]]
+        mint = self._untold[entry["pid"], entry["slot"]].pop(0)
         mint.credential_id = entry["credential_id"]
         mint.is_used = entry["used"]
 
     def _eviction_begun(self, entry: Entry) -> None:
         known = self.evictions.get(entry["credential_id"], inf)
         self.evictions[entry["credential_id"]] = min(known, entry["at"])
+
+    def _evicted(self, entry: Entry) -> None:
+        self.evicted[entry["slot"], entry["credential_id"]].append(entry["at"])
 
     def _degraded(self, entry: Entry) -> None:
         if "slot" not in entry:
@@ -208,6 +214,7 @@ _HANDLERS = {
     "credential.minted": Evidence._minted,
     "credential.refreshed": Evidence._minted,
     "evict.begun": Evidence._eviction_begun,
+    "credential.evicted": Evidence._evicted,
     "cache.degraded": Evidence._degraded,
     "cache.restored": Evidence._restored,
     "credential.row_refused": Evidence._row_refused,

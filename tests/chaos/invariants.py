@@ -102,26 +102,48 @@ def _is_excused(evidence: Evidence, slot: str, first: _Flight, second: _Flight) 
     if any(_touch((begun - _TICK, end + _TICK), both) for begun, end in evidence.alone[slot]):
         return True
 
-    # The first took its lock before the files were deleted, the second a lock on a new file. A row
-    # is read between taking a lock and minting, at most for as long as the store may be busy.
-    locked = first.put.since - 2.0 - _TICK, second.since
+    # One took its lock before the files were deleted, the other a lock on a new file. A row is read
+    # between taking a lock and minting, at most for as long as the store may be busy.
+    locked = min(first.put.since, second.put.since) - 2.0 - _TICK, second.since
     deletions = [span for kind, span in evidence.folder if kind == "delete"]
 
     return any(_touch(span, locked) for span in deletions)
 
 
 def _match(clients: Sequence[Put], seen: Sequence[GatewayPut]) -> list[Put | None]:
-    """Find whose PUT each was: one that was answered lies inside what its client saw of it."""
-    left = list(clients)
-    found: dict[int, Put | None] = {}
-    # The one that ended first has the fewest clients to choose from.
-    for number, put in sorted(enumerate(seen), key=lambda pair: pair[1].finished):
-        fitting = [client for client in left if _fits(client, put)]
-        found[number] = min(fitting, key=_claim, default=None)
-        if fitting:
-            left.remove(min(fitting, key=_claim))
+    """Find whose PUT each was, so that as few as possible are nobody's."""
+    taken: dict[int, int] = {}
 
-    return [found[number] for number in range(len(seen))]
+    def find(number: int, tried: set[int]) -> bool:
+        for client in _candidates(clients, seen[number]):
+            if client not in tried:
+                tried.add(client)
+                # Whoever took it before may be content with another.
+                if client not in taken or find(taken[client], tried):
+                    taken[client] = number
+                    return True
+
+        return False
+
+    for number in range(len(seen)):
+        find(number, set())
+    owners = {number: clients[client] for client, number in taken.items()}
+
+    return [owners.get(number) for number in range(len(seen))]
+
+
+def _candidates(clients: Sequence[Put], put: GatewayPut) -> list[int]:
+    """Give the clients that may have sent a PUT, the likeliest first."""
+    fitting = [number for number, client in enumerate(clients) if _fits(client, put)]
+
+    return sorted(
+        fitting,
+        key=lambda number: (
+            clients[number].status is None,
+            clients[number].ended < put.started,
+            clients[number].ended,
+        ),
+    )
 
 
 def _fits(client: Put, put: GatewayPut) -> bool:
@@ -131,11 +153,6 @@ def _fits(client: Put, put: GatewayPut) -> bool:
     return client.status is None or (
         put.finished <= client.ended + _HAIR and put.status == client.status
     )
-
-
-def _claim(client: Put) -> tuple[bool, float]:
-    """Order the clients: the answered ones first, and of those whoever saw its answer first."""
-    return client.status is None, client.ended
 
 
 # --- no PUT without a reason, and C3 ---------------------------------------------------------
@@ -155,6 +172,20 @@ def reasons(evidence: Evidence, scale: Scale) -> tuple[Counter[str], list[str]]:
             before = mint
 
     return counts, faults
+
+
+def evictions(evidence: Evidence) -> Iterator[str]:
+    """C3: tell each credential that was taken from all twice: the second was a newer one."""
+    for (slot, credential_id), times in evidence.evicted.items():
+        for first, second in pairwise(sorted(times)):
+            # A process without the shared file evicts from its own memory, and may bring back what
+            # the others have evicted meanwhile.
+            between = first - _TICK, second + _TICK
+            if not any(_touch((since, until), between) for since, until in evidence.alone[slot]):
+                yield (
+                    f"C3: {slot}: {credential_id}, evicted at {first:.3f}, was evicted again at "
+                    f"{second:.3f}: another one must have gone instead"
+                )
 
 
 def retries(evidence: Evidence) -> tuple[int, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 from itertools import count
 from urllib.parse import unquote
 
@@ -15,6 +16,10 @@ from tests.chaos.diary import Diary
 
 SLOW_GET = 0.05
 """Seconds from which a wait for a credential is worth a line."""
+
+
+_mint: ContextVar[int] = ContextVar("chaos_mint")
+"""The mint that a PUT is part of: one task runs it from beginning to end."""
 
 
 class WatchedTransport(httpx.AsyncHTTPTransport):
@@ -31,7 +36,7 @@ class WatchedTransport(httpx.AsyncHTTPTransport):
             return await super().handle_async_request(request)
 
         number = next(self._numbers)
-        self._diary.note("put.sent", put=number, slot=_slot_of(request))
+        self._diary.note("put.sent", put=number, mint=_mint.get(), slot=_slot_of(request))
         try:
             response = await super().handle_async_request(request)
         except BaseException as error:
@@ -56,6 +61,7 @@ class WatchedMinter:
         """Ask the control plane."""
         number = next(self._numbers)
         self._diary.note("mint.begun", mint=number, slot=slot)
+        _mint.set(number)
         self._board.change(self._writer, +1)
         try:
             grant = await self._plane.mint(slot)
