@@ -1,28 +1,22 @@
-"""Hands runs out to workers and records how they end. The heart of the supervisor's loop."""
+"""Hands runs out to workers, and answers what workers ask. The heart of the supervisor's loop."""
 
 import asyncio
-import difflib
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from functools import partial
 from typing import Any, Final
 
 import structlog
 
+from td_runtime.admission import TriggerError, check_items
 from td_runtime.config import LimitsConfig, TaskConfig
+from td_runtime.outcomes import Outcomes, log_late
 from td_runtime.store import (
     READY,
-    Canceled,
-    Completed,
-    Crashed,
-    Failed,
     NewRun,
     Place,
     Run,
     RunStore,
-    TimedOut,
 )
 from td_runtime.suspects import Suspects
 from td_runtime.watchers import RunPostponedError, Watchers
@@ -34,9 +28,7 @@ from td_worker.messages import (
     ChildOutcome,
     ChildrenDone,
     ChildrenPostponed,
-    Outcomes,
     Overdue,
-    RunError,
     RunOutcome,
     Trigger,
     Triggered,
@@ -44,20 +36,13 @@ from td_worker.messages import (
     TriggerRefused,
     parts,
 )
-from td_worker.retry import RetryPolicy
 
-__all__ = ["Dispatcher", "TriggerError", "child_outcome"]
+__all__ = ["Dispatcher", "child_outcome"]
 
 log = structlog.get_logger()
 
 _LAST_WORDS: Final = 1.0
 """Seconds that what still waits for a commit gets at the end."""
-
-_UNKNOWN_ERROR: Final = RunError(type="Unknown", message="no error was reported")
-
-
-class TriggerError(Exception):
-    """Runs that were asked for cannot be accepted; the message says why and what is valid."""
 
 
 class Dispatcher:
@@ -83,7 +68,6 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._tasks = tasks
-        self._retries = {task.id: _retry_policy(task) for task in tasks.values()}
         self._limits = limits
         self._concurrency = concurrency
         self._on_fatal = on_fatal
@@ -91,6 +75,13 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._watchers = Watchers()
         self._suspects = Suspects()
+        self._outcomes = Outcomes(
+            store,
+            tasks,
+            suspects=self._suspects,
+            on_recorded=self._recorded,
+            on_failed=on_fatal,
+        )
         self._stopping = False
         self._releases: set[asyncio.Future[list[Run]]] = set()
         self._background: set[asyncio.Task[None]] = set()
@@ -245,7 +236,7 @@ class Dispatcher:
     def receive(self, worker: Worker, message: messages.FromWorker) -> None:
         """Act on what *worker* says."""
         match message:
-            case Outcomes():
+            case messages.Outcomes():
                 for outcome in message.outcomes:
                     self._end_attempt(worker, outcome)
                 self.wake()
@@ -259,41 +250,10 @@ class Dispatcher:
     def _end_attempt(self, worker: Worker, outcome: RunOutcome) -> None:
         held = worker.runs.get(outcome.run_id)
         if held is None or held.run.attempt != outcome.attempt:
-            _log_late(outcome.run_id, outcome.attempt)
+            log_late(outcome.run_id, outcome.attempt)
             return
         del worker.runs[outcome.run_id]
-        self._record(held.run, outcome)
-
-    def _record(self, run: Run, outcome: RunOutcome) -> None:
-        self._suspects.cleared(run.id)
-        error = outcome.error or _UNKNOWN_ERROR
-        attempt = (run.id, run.attempt, run.owner or "")
-        lost = outcome.records_lost
-        if outcome.status == "COMPLETED":
-            changed = self._store.finish(
-                *attempt, Completed(outcome.output or b"null"), records_lost=lost
-            )
-            self._then(changed, run, "run.completed", records_lost=lost)
-        elif outcome.status == "INTERRUPTED":
-            self._then(self._store.requeue(*attempt, excused=True), run, "run.requeued")
-        elif outcome.status == "TIMED_OUT":
-            changed = self._store.finish(*attempt, TimedOut(error), records_lost=lost)
-            self._then(changed, run, "run.timed_out", error_message=error.message)
-        elif outcome.status == "CANCELED":
-            self._then(self._store.finish(*attempt, Canceled(None)), run, "run.canceled")
-        else:
-            self._record_failure(run, error, lost)
-
-    def _record_failure(self, run: Run, error: RunError, lost: int) -> None:
-        attempt = (run.id, run.attempt, run.owner or "")
-        facts = {"error_type": error.type, "error_message": error.message}
-        delay = self._retries[run.task].delay(run.attempts_used, random.random)
-        if error.retryable and delay is not None:
-            changed = self._store.retry(*attempt, run_at=time.time() + delay, error=error)
-            self._then(changed, run, "run.retried", delay_s=round(delay, 3), **facts)
-            return
-        changed = self._store.finish(*attempt, Failed(error), records_lost=lost)
-        self._then(changed, run, "run.failed", **facts)
+        self._outcomes.record(held.run, outcome)
 
     def _end_overdue(self, worker: Worker, message: Overdue) -> None:
         """Record that a run took too long and ignored its end, then kill its worker.
@@ -303,21 +263,9 @@ class Dispatcher:
         held = worker.runs.pop(message.run_id, None)
         if held is None or held.run.attempt != message.attempt:
             return
-        seconds = self._tasks[held.run.task].max_duration
-        error = RunError(
-            type="TimeoutError",
-            message=f"the attempt took longer than max_duration ({seconds:g} s) and did not stop",
-            retryable=False,
-        )
-        changed = self._store.finish(
-            held.run.id, held.run.attempt, held.run.owner or "", TimedOut(error)
-        )
-        self._then(changed, held.run, "run.timed_out", error_message=error.message)
+        self._outcomes.overdue(held.run)
         for neighbour in worker.runs.values():
-            changed = self._store.requeue(
-                neighbour.run.id, neighbour.run.attempt, neighbour.run.owner or "", excused=True
-            )
-            self._then(changed, neighbour.run, "run.requeued")
+            self._outcomes.requeue(neighbour.run)
         worker.runs.clear()
         worker.kill()
 
@@ -343,31 +291,9 @@ class Dispatcher:
 
     def _suspect(self, runs: list[Run], worker: Worker) -> None:
         if len(runs) == 1:
-            self._blame(runs[0], worker)
+            self._outcomes.blame(runs[0], worker.exit_status)
         else:
             self._suspects.died_together(run.id for run in runs)
-
-    def _blame(self, run: Run, worker: Worker) -> None:
-        """Retry a run whose worker died under it, at once the first time, or call it crashed."""
-        attempt = (run.id, run.attempt, run.owner or "")
-        code = worker.exit_status
-        how = f"signal {-code}" if code < 0 else f"status {code}"
-        error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
-        delay = self._retries[run.task].delay(run.attempts_used, random.random)
-        if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
-            self._suspects.caught(run.id)
-            self._suspects.cleared(run.id)
-            changed = self._store.finish(*attempt, Crashed(error))
-            self._then(changed, run, "run.crashed", error_message=error.message)
-        elif run.crashes == 0:
-            self._suspects.caught(run.id)
-            changed = self._store.requeue(*attempt, excused=False, crashed=True)
-            self._then(changed, run, "run.requeued", error_message=error.message)
-        else:
-            run_at = time.time() + delay
-            self._suspects.caught(run.id, not_before=run_at)
-            changed = self._store.retry(*attempt, run_at=run_at, error=error, crashed=True)
-            self._then(changed, run, "run.retried", error_message=error.message)
 
     def _released(self, future: "asyncio.Future[list[Run]]") -> None:
         if self._failed(future):
@@ -389,7 +315,7 @@ class Dispatcher:
                 no room in the queue.
             StoreError: The store cannot take them.
         """
-        self._check(items)
+        check_items(items, tasks=self._tasks, limits=self._limits, backlog=self._backlog)
         accepted = await self._store.accept(
             NewRun(
                 task=item.task,
@@ -406,26 +332,6 @@ class Dispatcher:
         self.wake()
 
         return [answer.id for answer in accepted]
-
-    def _check(self, items: list[TriggerItem]) -> None:
-        if len(items) > self._limits.batch:
-            raise TriggerError(f"a batch of {len(items)} runs; limits.batch = {self._limits.batch}")
-        if self._backlog + len(items) > self._limits.max_queued:
-            raise TriggerError(f"the queue is full; limits.max_queued = {self._limits.max_queued}")
-        for item in items:
-            self._check_item(item)
-
-    def _check_item(self, item: TriggerItem) -> None:
-        if item.task not in self._tasks:
-            close = difflib.get_close_matches(item.task, self._tasks, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            known = ", ".join(self._tasks) or "none"
-            raise TriggerError(f"there is no task {item.task!r}{hint} (registered: {known})")
-        if len(item.payload) > self._limits.payload:
-            raise TriggerError(
-                f"the payload for task {item.task!r} is {len(item.payload)} bytes; "
-                f"limits.payload = {self._limits.payload}"
-            )
 
     async def _trigger_for(self, worker: Worker, message: Trigger) -> None:
         """Answer a run that asks for others; with ``wait``, a second time when they are done."""
@@ -499,28 +405,16 @@ class Dispatcher:
         elif run is not None and run.status in READY and self._stopping:
             self._watchers.postponed(run_id)
 
-    # ------------------------------------------------------------ after a commit
+    # ------------------------------------------------------------ afterwards
 
-    def _then(self, changed: "asyncio.Future[bool]", run: Run, event: str, **facts: Any) -> None:
-        """Tell *event* once the change is committed, and who waits for the run."""
-        changed.add_done_callback(partial(self._committed, run=run, event=event, facts=facts))
-
-    def _committed(
-        self, changed: "asyncio.Future[bool]", *, run: Run, event: str, facts: dict[str, Any]
-    ) -> None:
-        if self._failed(changed):
-            return
-        if not changed.result():
-            _log_late(run.id, run.attempt)
-            return
-        if event in _BACK_IN_QUEUE:
-            self._backlog += 1
-        level = log.info if event in {"run.completed", "run.requeued"} else log.warning
-        level(event, **run.log_context(), **facts)
-        if event in _ENDS:
+    def _recorded(self, run: Run, is_end: bool) -> None:
+        """The end of an attempt is committed: somebody may wait for it, and a place is free."""
+        if is_end:
             self._watchers.ended(run.id)
-        elif self._stopping:
-            self._watchers.postponed(run.id)
+        else:
+            self._backlog += 1
+            if self._stopping:
+                self._watchers.postponed(run.id)
         self.wake()
 
     def _failed(self, future: "asyncio.Future[Any]") -> bool:
@@ -540,12 +434,6 @@ class Dispatcher:
     def _background_done(self, task: "asyncio.Task[None]") -> None:
         self._background.discard(task)
         self._failed(task)
-
-
-_BACK_IN_QUEUE: Final = frozenset({"run.requeued", "run.retried"})
-_ENDS: Final = frozenset(
-    {"run.completed", "run.failed", "run.crashed", "run.timed_out", "run.canceled"}
-)
 
 
 def child_outcome(run: Run) -> ChildOutcome:
@@ -568,19 +456,3 @@ def _assigned(run: Run) -> AssignedRun:
         parent_id=run.parent_id,
         root_id=run.root_id,
     )
-
-
-def _retry_policy(task: TaskConfig) -> RetryPolicy:
-    retry = task.retry
-
-    return RetryPolicy(
-        max_attempts=retry.max_attempts,
-        factor=retry.factor,
-        min_timeout=retry.min_timeout,
-        max_timeout=retry.max_timeout,
-        randomize=retry.randomize,
-    )
-
-
-def _log_late(run_id: str, attempt: int) -> None:
-    log.warning("run.result_dropped", run_id=run_id, attempt=attempt)

@@ -23,6 +23,7 @@ import msgspec
 import structlog
 
 from td_runtime import __version__, logs
+from td_runtime.admission import TriggerError
 from td_runtime.config import Config
 from td_runtime.control import (
     Accepted,
@@ -39,7 +40,7 @@ from td_runtime.control import (
 )
 from td_runtime.control_server import ControlServer
 from td_runtime.data_dir import DataDir
-from td_runtime.dispatch import Dispatcher, TriggerError, child_outcome
+from td_runtime.dispatch import Dispatcher, child_outcome
 from td_runtime.errors import ConfigError, TdRuntimeError
 from td_runtime.folders import prepare_folders
 from td_runtime.gateway_process import GatewayProcess

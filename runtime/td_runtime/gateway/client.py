@@ -12,7 +12,7 @@ __all__ = ["PlatformClient", "Stats"]
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What the gateway has counted since it keeps its store."""
+    """What the gateway has counted since it was started."""
 
     puts: dict[str, int]
     """Mints asked for, by slot."""

@@ -1,0 +1,180 @@
+"""Records how attempts end: completed, failed, tried again, crashed. Told once it is committed."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from td_runtime.config import TaskConfig
+from td_runtime.store import (
+    Canceled,
+    Completed,
+    Crashed,
+    Failed,
+    Run,
+    RunStore,
+    TimedOut,
+)
+from td_runtime.suspects import Suspects
+from td_worker.messages import RunError, RunOutcome
+from td_worker.retry import RetryPolicy
+
+__all__ = ["Outcomes", "log_late"]
+
+log = structlog.get_logger()
+
+_UNKNOWN_ERROR: Final = RunError(type="Unknown", message="no error was reported")
+_ENDS: Final = frozenset(
+    {"run.completed", "run.failed", "run.crashed", "run.timed_out", "run.canceled"}
+)
+
+
+class Outcomes:
+    """What becomes of a run when an attempt of it has ended. Belongs to the supervisor's loop.
+
+    Args:
+        store: The run store.
+        tasks: The registered tasks by id: their retry policies and crash limits.
+        suspects: Told who was caught and who is cleared (R8).
+        on_recorded: Called with a run once its change is committed, and whether it is the end.
+        on_failed: Called with the error when the store cannot record it.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        tasks: Mapping[str, TaskConfig],
+        *,
+        suspects: Suspects,
+        on_recorded: Callable[[Run, bool], None],
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._retries = {task.id: _retry_policy(task) for task in tasks.values()}
+        self._suspects = suspects
+        self._on_recorded = on_recorded
+        self._on_failed = on_failed
+
+    def record(self, run: Run, outcome: RunOutcome) -> None:
+        """Record what a worker said of its attempt of *run*."""
+        self._suspects.cleared(run.id)
+        lost = outcome.records_lost
+        error = outcome.error or _UNKNOWN_ERROR
+        match outcome.status:
+            case "COMPLETED":
+                output = Completed(outcome.output or b"null")
+                changed = self._store.finish(*_attempt(run), output, records_lost=lost)
+                self._then(changed, run, "run.completed", records_lost=lost)
+            case "INTERRUPTED":
+                self.requeue(run)
+            case "TIMED_OUT":
+                self._time_out(run, error, lost)
+            case "CANCELED":
+                changed = self._store.finish(*_attempt(run), Canceled(None))
+                self._then(changed, run, "run.canceled")
+            case _:
+                self._fail(run, error, lost)
+
+    def requeue(self, run: Run) -> None:
+        """Put *run* back into the queue; nobody is to blame for it."""
+        self._then(self._store.requeue(*_attempt(run), excused=True), run, "run.requeued")
+
+    def overdue(self, run: Run) -> None:
+        """Record that *run* took too long and ignored its end."""
+        seconds = self._tasks[run.task].max_duration
+        error = RunError(
+            type="TimeoutError",
+            message=f"the attempt took longer than max_duration ({seconds:g} s) and did not stop",
+            retryable=False,
+        )
+        self._time_out(run, error, 0)
+
+    def blame(self, run: Run, exit_status: int) -> None:
+        """Retry a run whose worker died under it, at once the first time, or call it crashed.
+
+        Args:
+            run: It was alone in its worker.
+            exit_status: How the worker ended; negative for a signal.
+        """
+        how = f"signal {-exit_status}" if exit_status < 0 else f"status {exit_status}"
+        error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
+        delay = self._delay(run)
+        if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
+            self._suspects.caught(run.id)
+            self._suspects.cleared(run.id)
+            changed = self._store.finish(*_attempt(run), Crashed(error))
+            event = "run.crashed"
+        elif run.crashes == 0:
+            self._suspects.caught(run.id)
+            changed = self._store.requeue(*_attempt(run), excused=False, crashed=True)
+            event = "run.requeued"
+        else:
+            run_at = time.time() + delay
+            self._suspects.caught(run.id, not_before=run_at)
+            changed = self._store.retry(*_attempt(run), run_at=run_at, error=error, crashed=True)
+            event = "run.retried"
+        self._then(changed, run, event, error_message=error.message)
+
+    def _fail(self, run: Run, error: RunError, lost: int) -> None:
+        facts = {"error_type": error.type, "error_message": error.message}
+        delay = self._delay(run)
+        if error.retryable and delay is not None:
+            changed = self._store.retry(*_attempt(run), run_at=time.time() + delay, error=error)
+            self._then(changed, run, "run.retried", delay_s=round(delay, 3), **facts)
+            return
+        changed = self._store.finish(*_attempt(run), Failed(error), records_lost=lost)
+        self._then(changed, run, "run.failed", **facts)
+
+    def _time_out(self, run: Run, error: RunError, lost: int) -> None:
+        changed = self._store.finish(*_attempt(run), TimedOut(error), records_lost=lost)
+        self._then(changed, run, "run.timed_out", error_message=error.message)
+
+    def _delay(self, run: Run) -> float | None:
+        return self._retries[run.task].delay(run.attempts_used, random.random)
+
+    def _then(self, changed: "asyncio.Future[bool]", run: Run, event: str, **facts: Any) -> None:
+        """Tell *event* once the change is committed."""
+        changed.add_done_callback(partial(self._committed, run=run, event=event, facts=facts))
+
+    def _committed(
+        self, changed: "asyncio.Future[bool]", *, run: Run, event: str, facts: dict[str, Any]
+    ) -> None:
+        if changed.cancelled():
+            return
+        error = changed.exception()
+        if error is not None:
+            self._on_failed(error)
+            return
+        if not changed.result():
+            log_late(run.id, run.attempt)
+            return
+        level = log.info if event in {"run.completed", "run.requeued"} else log.warning
+        level(event, **run.log_context(), **facts)
+        self._on_recorded(run, event in _ENDS)
+
+
+def log_late(run_id: str, attempt: int) -> None:
+    """Log that the end of an attempt was told that nobody waits for any more (R5)."""
+    log.warning("run.result_dropped", run_id=run_id, attempt=attempt)
+
+
+def _attempt(run: Run) -> tuple[str, int, str]:
+    """What fences every change: this attempt of this run by this owner."""
+    return run.id, run.attempt, run.owner or ""
+
+
+def _retry_policy(task: TaskConfig) -> RetryPolicy:
+    retry = task.retry
+
+    return RetryPolicy(
+        max_attempts=retry.max_attempts,
+        factor=retry.factor,
+        min_timeout=retry.min_timeout,
+        max_timeout=retry.max_timeout,
+        randomize=retry.randomize,
+    )
