@@ -14,42 +14,28 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from td_runtime import __version__, logs
-from td_runtime.admission import TriggerError
 from td_runtime.config import Config
-from td_runtime.control import (
-    Accepted,
-    GetStatus,
-    GetTree,
-    Refused,
-    Request,
-    RunView,
-    StatusView,
-    TreeView,
-    TriggerRuns,
-    WaitForRun,
-    WorkerView,
-)
+from td_runtime.control import StatusView, WorkerView
 from td_runtime.control_server import ControlServer
 from td_runtime.data_dir import DataDir
-from td_runtime.dispatch import Dispatcher, child_outcome
+from td_runtime.dispatch import Dispatcher
 from td_runtime.errors import ConfigError, TdRuntimeError
 from td_runtime.folders import prepare_folders
 from td_runtime.gateway_process import GatewayProcess
 from td_runtime.inspector import inspect_tasks, task_specs
 from td_runtime.log_sink import LogSink
 from td_runtime.relay import NoticeRelay
+from td_runtime.requests import Requests
 from td_runtime.secret import Secret
-from td_runtime.store import Run, RunStore, open_store
-from td_runtime.watchers import RunPostponedError
+from td_runtime.store import RunStore, Status, open_store
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
 from td_worker.executor import Limits
 from td_worker.messages import FromWorker, NoticeSent
@@ -102,10 +88,10 @@ class Supervisor:
         self._stop: asyncio.Event
         self._hurry: asyncio.Event
         self._dispatcher: Dispatcher
+        self._requests: Requests
         self._store: RunStore
         self._pool: WorkerPool
         self._gateway: GatewayProcess | None = None
-        self._answering: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
         """Run until told to stop.
@@ -181,7 +167,10 @@ class Supervisor:
         url = self._start_gateway()
         self._pool = self._make_pool(url)
         self._pool.start()
-        control = ControlServer(self._data_dir, self._answer, self._loop)
+        self._requests = Requests(
+            self._store, self._dispatcher, status=self._status, on_failed=self._fail
+        )
+        control = ControlServer(self._data_dir, self._requests.answer, self._loop)
         try:
             await self._until_stopped()
         finally:
@@ -219,6 +208,7 @@ class Supervisor:
         self._state = "draining"
         timeout = 0.0 if self._failure is not None else self._config.runtime.drain_timeout
         log.info("runtime.drain_requested", drain_timeout_s=timeout)
+        self._requests.refuse_runs()
         self._dispatcher.stop()
         await self._drain_workers(timeout)
         await self._dispatcher.close()
@@ -233,8 +223,7 @@ class Supervisor:
         """Have every client hear how its run ended, but wait for none that does not read."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_TIMEOUT):
-                if self._answering:
-                    await asyncio.wait(self._answering)
+                await self._requests.settled()
                 await control.flushed()
 
     async def _drain_workers(self, timeout: float) -> None:
@@ -400,55 +389,9 @@ class Supervisor:
     def _worker_gone(self, worker: Worker) -> None:
         self._dispatcher.release(worker, blame=self._state == "running")
 
-    # ------------------------------------------------------------ control socket
+    # ------------------------------------------------------------ status
 
-    def _answer(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
-        task = self._loop.create_task(self._answered(request, send))
-        self._answering.add(task)
-        task.add_done_callback(self._answer_done)
-
-    def _answer_done(self, task: "asyncio.Task[None]") -> None:
-        self._answering.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
-
-    async def _answered(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
-        try:
-            send(await self._carry_out(request))
-        except (TriggerError, RunPostponedError) as error:
-            send(Refused(message=str(error)))
-        except TdRuntimeError as error:
-            send(Refused(message=error.what, advice=error.advice))
-
-    async def _carry_out(self, request: Request) -> msgspec.Struct:
-        match request:
-            case TriggerRuns():
-                self._refuse_when_draining()
-                return Accepted(run_ids=await self._dispatcher.accept(request.items))
-            case WaitForRun():
-                return await self._wait_for(request.run_id)
-            case GetTree():
-                runs = await self._store.tree(request.root_id)
-                return TreeView(runs=[_outline(run) for run in runs])
-            case GetStatus():
-                return await self._status()
-            case _:
-                raise AssertionError(f"not a request: {request!r}")
-
-    def _refuse_when_draining(self) -> None:
-        if self._state == "draining":
-            raise TriggerError("the supervisor is draining and takes no more runs")
-
-    async def _wait_for(self, run_id: str) -> RunView:
-        if await self._store.get(run_id) is None:
-            raise TriggerError(f"there is no run {run_id!r}")
-        (run,) = await self._dispatcher.finished([run_id])
-
-        return _view(run)
-
-    async def _status(self) -> StatusView:
-        counts = await self._store.counts()
-
+    def _status(self, counts: Mapping[Status, int]) -> StatusView:
         return StatusView(
             pid=os.getpid(),
             version=__version__,
@@ -480,19 +423,3 @@ def _attach(output: logs.CapturedOutput, loop: asyncio.AbstractEventLoop) -> Non
 
     for reader in output.readers:
         loop.add_reader(reader, read, reader)
-
-
-def _outline(run: Run) -> RunView:
-    """Return *run* without what may be large: a tree has any number of runs, a frame 16 MiB."""
-    error = None if run.error is None else msgspec.structs.replace(run.error, traceback="")
-
-    return _view(msgspec.structs.replace(run, output=None, error=error))
-
-
-def _view(run: Run) -> RunView:
-    return RunView(
-        outcome=child_outcome(run),
-        attempt=run.attempt,
-        pid=run.pid,
-        records_lost=run.records_lost,
-    )
