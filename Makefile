@@ -10,7 +10,7 @@ SUITES := tests/unit tests/integration tests/acceptance tests/interop
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test suites lint interop bench pins clean
+.PHONY: help quickstart test suites lint interop bench chaos soak pins clean
 
 # A copied folder brings scripts that would run the original's code.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -40,6 +40,12 @@ interop: $(VENV)/.node ## only the tests that drive the official npm SDK
 
 bench: $(VENV)/.dev ## every benchmark, beside what it is compared with
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit; done
+
+chaos: $(VENV)/.dev ## attack the credential cache for minutes (SEED=7, SEED=random)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.dev ## 100,000 slots in turn for 10 minutes (MINUTES=, SECONDS=)
+	@$(BIN)/python -m tests.chaos.soak $(if $(SECONDS),--seconds $(SECONDS),$(if $(MINUTES),--minutes $(MINUTES)))
 
 pins: $(VENV)/.made ## write constraints.txt anew from the newest releases
 	@$(BIN)/python -m venv --clear $(VENV)/newest
