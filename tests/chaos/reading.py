@@ -10,7 +10,7 @@ from td_sharedcache import Slot
 from td_worker.control_plane import ControlPlane
 from td_worker.streams.reader import Subscription
 
-_SILENCE_S = 3
+_SILENCE_S = 2
 """A stream to which nobody writes any more has been read after so long a silence."""
 
 

@@ -74,7 +74,7 @@ def small(seed: int) -> Scale:
         writes=300,
         slots=4,
         burst=2,
-        spread=9.0,
+        spread=7.0,
         bound=90.0,
         max_age=6.0,
         calm=(0.02, 0.15),

@@ -18,6 +18,7 @@ from td_worker.control_plane import ControlPlane
 from td_worker.errors import StreamWriteError
 from td_worker.stream_store import StreamStore
 from td_worker.streams.client import StreamClient
+from td_worker.streams.policy import StreamLimits
 from td_worker.streams.writer import Writer
 from tests.gateway_process import GatewayProcess, start_gateway
 from tests.integration.sharedcache.processes import Child, Pipe
@@ -138,7 +139,11 @@ def test_c13_a_stream_that_refuses_every_credential_gets_a_bounded_number_of_put
                 policy=policy,
             )
             client = StreamClient(
-                asyncio.get_running_loop(), cache=cache, store=store, control_plane=plane
+                asyncio.get_running_loop(),
+                cache=cache,
+                store=store,
+                control_plane=plane,
+                limits=StreamLimits(retry_cap=0.5),
             )
             writer = Writer(client.open(CHAT))
             go.wait()
