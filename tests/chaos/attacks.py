@@ -23,7 +23,7 @@ from tests.gateway_process import GatewayProcess
 _GLANCE = 0.001
 _HUNT = 2.0
 """Seconds to wait for a process to be minting."""
-_MENDED_AFTER = 3.0
+_MENDED_AFTER = 1.0
 """Seconds after which a damage that nobody has met is made one that everybody meets."""
 
 
@@ -180,10 +180,14 @@ class Attacks:
 
     def _revoke_behind_a_back(self) -> str:
         """Let a process find out late, when the others have renewed: it must evict nothing."""
-        stopped = self._stop_any()
-        self._revoke(str(self._dice.choice(self._scale.slot_names)))
+        writer = self._any_writer()
+        # The others must be able to renew meanwhile, and the stopped one must not look again first.
+        self._gateway.clear_faults()
+        if writer is not None:
+            self._fleet.stop(writer, 0.5 * self._scale.policy.revalidate_every)
+        self._revoke_all()
 
-        return f"revoke a slot's tokens after: {stopped}"
+        return "revoke all tokens while a process is stopped"
 
     def _revoke_all(self) -> str:
         self._fault(kind="revoke-tokens")
@@ -266,7 +270,9 @@ class Attacks:
         began = time.time()
         ballast = disk.fill(self._arena.disk)
         self._diary.note("folder.attacked", kind="fill", began=began, how="")
-        self._do_later(self._dice.uniform(0.5, 3.0), lambda: ballast.unlink(missing_ok=True))
+        self._do_later(
+            self._dice.uniform(*self._scale.stop), lambda: ballast.unlink(missing_ok=True)
+        )
 
         return "fill the disk"
 

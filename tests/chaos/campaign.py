@@ -110,6 +110,9 @@ class _Campaign:
         # The children share the parent's pages until somebody writes to them.
         gc.collect()
         gc.freeze()
+        # So slow that everybody who wants the first credential of a slot comes while it is minted.
+        cold = {"target": "control-plane", "seconds": 0.5, "count": self._scale.slots}
+        self._gateway.fault(kind="delay", **cold)
         self._fleet.start()
         try:
             yield

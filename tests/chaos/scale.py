@@ -78,9 +78,10 @@ def small(seed: int) -> Scale:
         bound=90.0,
         max_age=6.0,
         calm=(0.02, 0.15),
-        stop=(0.1, 1.0),
+        stop=(0.1, 0.6),
         append_delay=0.5,
         long_stops=False,
-        # Back with the others soon after an attack on the folder: what is excused must be short.
-        policy=Policy(revalidate_every=2.0),
+        # What is excused must be short: back with the others soon after attacks on the folder, and
+        # no long pauses for credentials that die as often as they do here.
+        policy=Policy(revalidate_every=1.5, churn_window=0.5),
     )
