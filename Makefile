@@ -42,7 +42,7 @@ bench: $(VENV)/.dev ## what the runtime costs, beside what it is compared with
 	@for file in $(filter-out benchmarks/cache_%,$(wildcard benchmarks/[a-z]*.py)) benchmarks/cache_hit.py; do \
 	   $(BIN)/python $$file || exit; done
 
-bench-cache: $(VENV)/.peers ## the credential cache beside other caches, about 7 minutes
+bench-cache: $(VENV)/.peers ## the credential cache beside other caches, 5 to 10 minutes
 	@for file in benchmarks/cache_*.py; do $(BIN)/python $$file || exit; done
 
 chaos: $(VENV)/.dev ## attack the credential cache for minutes (SEED=7, SEED=random)

@@ -23,6 +23,7 @@ from _figures import print_table
 
 WORKERS = 16
 EVICTIONS = 200
+EVICTIONS_BUSY = 60
 ROUNDS = 3
 CONFIG = f"""
 [runtime]
@@ -110,20 +111,20 @@ class Seen:
 
 def main() -> None:
     rows = [
-        describe("idle", [measure(spinning=0) for _ in range(ROUNDS)], "p99 2 ms"),
-        describe("all busy", [measure(spinning=WORKERS) for _ in range(ROUNDS)], ""),
+        describe("idle", EVICTIONS, spinning=0, goal="p99 2 ms"),
+        describe("all busy", EVICTIONS_BUSY, spinning=WORKERS, goal=""),
     ]
     header = ["workers", "p50, ms", "p99, ms", "without the file: p50", "p99", "arrived", "goal"]
     print_table(f"An eviction, until {WORKERS - 1} other workers know", header, rows)
 
 
-def measure(*, spinning: int) -> list[Seen]:
+def measure(evictions: int, *, spinning: int) -> list[Seen]:
     """Evict in a runtime of its own, with so many tasks that never wait."""
     with tempfile.TemporaryDirectory(prefix="td-bench-") as name:
         folder = Path(name)
         (folder / "td-runtime.toml").write_text(CONFIG)
         (folder / "tasks.py").write_text(TASKS)
-        evicted = _run(folder, {"evictions": EVICTIONS, "spinning": spinning})
+        evicted = _run(folder, {"evictions": evictions, "spinning": spinning})
         notes = [
             line.split() for file in folder.glob("seen.*") for line in file.read_text().splitlines()
         ]
@@ -134,9 +135,10 @@ def measure(*, spinning: int) -> list[Seen]:
     ]
 
 
-def describe(label: str, rounds: list[list[Seen]], goal: str) -> list[str]:
+def describe(label: str, evictions: int, *, spinning: int, goal: str) -> list[str]:
     """Return a row of medians over rounds."""
-    expected = EVICTIONS * (WORKERS - 1)
+    rounds = [measure(evictions, spinning=spinning) for _ in range(ROUNDS)]
+    expected = evictions * (WORKERS - 1)
     arrived = "all" if all(len(seen) == expected for seen in rounds) else "NOT ALL"
     since_call = [[one.since_call for one in seen] for seen in rounds]
     since_notice = [[one.since_notice for one in seen] for seen in rounds]
