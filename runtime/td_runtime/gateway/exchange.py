@@ -205,7 +205,17 @@ def _shut_down(host: str, port: int) -> None:
     process's descriptors; the server then sees a closed connection and frees it.
     """
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as candidate:
+        with contextlib.suppress(OSError), _borrow_socket(int(name)) as candidate:
             if candidate.getpeername()[:2] == (host, port):
                 candidate.shutdown(socket.SHUT_RDWR)
                 return
+
+
+def _borrow_socket(fd: int) -> socket.socket:
+    """Return a socket of its own for a descriptor; OSError when that is none, and nothing leaks."""
+    copy = os.dup(fd)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
