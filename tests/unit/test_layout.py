@@ -87,7 +87,7 @@ def test_each_dependency_is_accounted_for(name: str) -> None:
     """A run-time dependency has an exact pin, and the documentation states that very version."""
     document = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
 
-    assert f"[{name}](https://pypi.org/project/{name}/) | {_pins()[name]} |" in document
+    assert f"| {name} | {_pins()[name]} |" in document
 
 
 def test_no_pin_names_a_registry() -> None:
