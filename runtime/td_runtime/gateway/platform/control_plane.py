@@ -30,10 +30,10 @@ from td_runtime.gateway.exchange import (
 )
 from td_runtime.gateway.platform.faults import Faults
 from td_runtime.gateway.platform.mints import MintLog
+from td_runtime.gateway.platform.read_session import Place, ReadSession
 from td_runtime.gateway.platform.reading import ReadLimit
 from td_runtime.gateway.platform.records import StoredRecord, make_batch
 from td_runtime.gateway.platform.runs import Run, Runs
-from td_runtime.gateway.platform.sessions import Place, ReadSession
 from td_runtime.gateway.platform.streams import Streams
 from td_runtime.gateway.platform.tokens import Tokens
 

@@ -43,13 +43,13 @@ from td_runtime.gateway.platform.queries import (
     parse_wait,
     resume,
 )
+from td_runtime.gateway.platform.read_session import Format, Place, ReadSession, encode_batch
 from td_runtime.gateway.platform.reading import ReadLimit, ReadResult
 from td_runtime.gateway.platform.records import (
     TIMESTAMP_MAX,
     StreamPosition,
     parse_append,
 )
-from td_runtime.gateway.platform.sessions import Format, Place, ReadSession, encode_batch
 from td_runtime.gateway.platform.streams import NAME_BYTES_MAX, Streams
 from td_runtime.gateway.platform.tokens import Tokens
 
