@@ -103,11 +103,18 @@ class Execution:
     """Every stream this execution writes to, until it is settled; drained at the end."""
     cancelled: Event = field(default_factory=Event)
     """Set when the attempt is to end; an async task is cancelled, too."""
+    in_chat_agent: bool = False
+    """This attempt serves a chat, which shows its session's stream and none of the run's."""
     _calls: Iterator[int] = field(default_factory=itertools.count)
+    _warnings: Iterator[int] = field(default_factory=itertools.count)
 
     def next_call(self) -> int:
         """Return the number of this waiting call: the same in every attempt of the run (R9)."""
         return next(self._calls)
+
+    def is_first_misuse(self) -> bool:
+        """Say, once an attempt, that a chat agent uses a run's stream; from any thread."""
+        return self.in_chat_agent and next(self._warnings) == 0
 
 
 run: RunInfo

@@ -11,10 +11,11 @@ redirects are followed: both would send a token where it does not belong.
 # msgspec reads the annotations of these classes, so they must not be postponed.
 import io
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NoReturn, TypeVar
+from typing import Final, Literal, NoReturn, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -32,6 +33,8 @@ from td_worker.http import is_loopback, retry_after, say
 
 T = TypeVar("T")
 
+_Format = Literal["raw", "base64"]
+
 _BIG_BODY: Final = 1024 * 1024
 """aiohttp warns of longer bytes, which it would write in one go; it reads a file in pieces."""
 
@@ -47,12 +50,40 @@ class Ack:
     tail: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderRecord:
+    """
+    A record with headers: a control record of a session, or a command to S2.
+
+    Its body may be any bytes, while a plain record is UTF-8 text.
+    """
+
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    @property
+    def metered(self) -> int:
+        """What S2 meters for it: 8 bytes, 2 for each header, and all names, values and the body."""
+        texts = sum(len(name.encode()) + len(value.encode()) for name, value in self.headers)
+
+        return 8 + 2 * len(self.headers) + texts + len(self.body)
+
+
+Appended = bytes | HeaderRecord
+"""What one append takes: UTF-8 bodies, which cost nothing more, and records with headers."""
+
+
 class _Record(msgspec.Struct, gc=False):
     body: str
 
 
+class _Headed(msgspec.Struct):
+    headers: list[tuple[str, str]]
+    body: str
+
+
 class _Append(msgspec.Struct):
-    records: list[_Record]
+    records: list[_Record] | list[_Record | _Headed]
 
 
 class _Position(msgspec.Struct):
@@ -96,15 +127,16 @@ class StreamStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def append(self, credential: Credential, records: Sequence[bytes]) -> Ack:
+    async def append(self, credential: Credential, records: Sequence[Appended]) -> Ack:
         """
-        Append UTF-8 `records` as one atomic batch: 1 to 1000, at most 1 MiB metered.
+        Append `records` as one atomic batch: 1 to 1000, at most 1 MiB metered.
 
         Raises:
             StreamStoreError: Which one says whether to renew, retry or give up.
         """
-        body = self._encoder.encode(_Append([_Record(record.decode()) for record in records]))
-        answer = await self._request("POST", credential, "records", body)
+        append, s2_format = _append_of(records)
+        body = self._encoder.encode(append)
+        answer = await self._request("POST", credential, "records", body, s2_format)
         ack = self._decode(self._acks, answer)
         if ack.end.seq_num - ack.start.seq_num != len(records):
             raise StreamStoreRefusedError(
@@ -132,14 +164,19 @@ class StreamStore:
             await session.close()
 
     async def _request(
-        self, method: str, credential: Credential, path: str, body: bytes | None
+        self,
+        method: str,
+        credential: Credential,
+        path: str,
+        body: bytes | None,
+        s2_format: _Format = "raw",
     ) -> bytes:
         try:
             async with self._open().request(
                 method,
                 _url(credential.endpoint, credential.stream, path),
                 data=body if body is None or len(body) <= _BIG_BODY else io.BytesIO(body),
-                headers=_headers(credential),
+                headers=_headers(credential, s2_format),
                 proxy=_proxy(credential.endpoint),
                 allow_redirects=False,
             ) as response:
@@ -197,13 +234,43 @@ def _error_body(answer: bytes) -> _ErrorBody:
         return _ErrorBody(message=answer[:200].decode(errors="replace"))
 
 
-def _headers(credential: Credential) -> dict[str, str]:
+def _append_of(records: Sequence[Appended]) -> tuple[_Append, _Format]:
+    """Return the request and how its texts are encoded; bodies that are no text need base64."""
+    plain = [record for record in records if isinstance(record, bytes)]
+    if len(plain) == len(records):
+        return _Append([_Record(record.decode()) for record in plain]), "raw"
+    if all(isinstance(record, bytes) or not record.body for record in records):
+        return _Append([_raw(record) for record in records]), "raw"
+
+    return _Append([_base64(record) for record in records]), "base64"
+
+
+def _raw(record: Appended) -> _Record | _Headed:
+    if isinstance(record, bytes):
+        return _Record(record.decode())
+
+    return _Headed(list(record.headers), "")
+
+
+def _base64(record: Appended) -> _Record | _Headed:
+    if isinstance(record, bytes):
+        return _Record(_to_base64(record))
+    headers = [(_to_base64(n.encode()), _to_base64(v.encode())) for n, v in record.headers]
+
+    return _Headed(headers, _to_base64(record.body))
+
+
+def _to_base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _headers(credential: Credential, s2_format: _Format) -> dict[str, str]:
     return {
         "authorization": Secret(f"Bearer {credential.access_token}"),
         "content-type": "application/json",
         "accept": "application/json",
         "s2-basin": credential.basin,
-        "s2-format": "raw",
+        "s2-format": s2_format,
     }
 
 

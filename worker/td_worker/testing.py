@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import secrets
 import threading
+from base64 import b64decode
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -295,6 +296,8 @@ class FakePlatform:
         name = request.match_info["stream"]
         start = len(self._records[name])
         appended = msgspec.json.decode(body, type=_Append).records
+        if request.headers.get("s2-format") == "base64":
+            appended = [_from_base64(record) for record in appended]
         await self._extend(
             name,
             [
@@ -419,6 +422,14 @@ async def _make(thread: LoopThread) -> FakePlatform:
     await platform.start()
 
     return platform
+
+
+def _from_base64(record: _Appended) -> _Appended:
+    """Return a record's texts; a body that is none, as a trim's, with a letter for each byte."""
+    headers = tuple((b64decode(n).decode(), b64decode(v).decode()) for n, v in record.headers)
+    body = b64decode(record.body)
+
+    return _Appended(body=body.decode("latin-1" if headers else "utf-8"), headers=headers)
 
 
 def _stream_name(run_id: str, key: str) -> str:

@@ -34,6 +34,7 @@ from td_worker.streams.arguments import (
     open_lane,
     split_key,
 )
+from td_worker.streams.guardrail import warn_in_chat_agent
 from td_worker.streams.naming import DEFAULT_KEY, check_key
 from td_worker.streams.reader import Chunks
 from td_worker.streams.writer import Source, StreamHandle, Writer, start_pipe
@@ -67,6 +68,8 @@ class DefinedStream:
 
     async def append(self, value: object, *, target: str | None = None) -> int:
         """See `streams.append`."""
+        warn_in_chat_agent("pipe")  # upstream's `append` of a defined stream is a pipe
+
         return await append(self.id, value, target=target)
 
     def read(
@@ -110,6 +113,7 @@ def pipe(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> 
         NotInTaskError: No task is running.
         StreamKeyError: The key or the target cannot name a stream.
     """
+    warn_in_chat_agent("pipe")
     key, source = split_key(first, second, what="streams.pipe")
     check_source(source, what="streams.pipe")
 
@@ -124,6 +128,8 @@ def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
         NotInTaskError: No task is running.
         StreamKeyError: The key or the target cannot name a stream.
     """
+    warn_in_chat_agent("writer")
+
     return Writer(open_lane(key, target))
 
 
@@ -149,6 +155,7 @@ async def append(first: Any, second: Any = MISSING, /, *, target: str | None = N
         NotInTaskError: No task is running.
         StreamError: The record was not taken, or was given up.
     """
+    warn_in_chat_agent("append")
     key, value = split_key(first, second, what="streams.append")
     lane = open_lane(key, target)
     async with Writer(lane) as one:
@@ -183,6 +190,7 @@ def read(
         StreamKeyError, ValueError: An argument is out of its bounds.
         StreamReadError: The control plane refuses, for example since it does not know the run.
     """
+    warn_in_chat_agent("read")
     asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
     chunks = current_execution().streams.read(
         asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s

@@ -23,7 +23,7 @@ from td_sharedcache.errors import CacheError
 from td_sharedcache.slot import Slot
 from td_worker.errors import StreamClosedError, StreamError, StreamWriteError, TdWorkerError
 from td_worker.http import say
-from td_worker.stream_store import Ack
+from td_worker.stream_store import Ack, HeaderRecord
 from td_worker.streams.buffer import RECORD_OVERHEAD, Batch, Budget, Queue, resolve
 from td_worker.streams.delivery import Delivery
 from td_worker.streams.lane import Lane
@@ -114,6 +114,30 @@ class Appender:
             self._stir()
         return True
 
+    def push_headed(self, lane: Lane, record: HeaderRecord) -> Future[int]:
+        """
+        Accept a record with headers, buffer full or not; it is small, and sent at once.
+
+        Returns:
+            Its sequence number, to come; or why it was given up.
+
+        Raises:
+            StreamError: The lane takes nothing any more.
+        """
+        receipt: Future[int] = Future()
+        with self._lock:
+            if lane.closed:
+                raise lane.refusal()
+            self._queue.push_headed(lane, record, receipt)
+            self._used += record.metered
+            self._budget.used += record.metered
+            lane.accepted += 1
+            lane.receipts.add(receipt)
+            self._hurried.add(lane)
+        self._stir()
+
+        return receipt
+
     def space(self, lane: Lane, body: bytes) -> Future[None]:
         """Return what is done when `body` may fit."""
         size = len(body) + RECORD_OVERHEAD
@@ -183,7 +207,9 @@ class Appender:
             lane.dropped = True
             lane.lost += lane.unacked if lost else 0
             self._hurried.discard(lane)
+            receipts = lane.take_receipts()
             done = lane.take_waiters() + settled + self._release(self._queue.discard(lane))
+        resolve(receipts, lane.refusal())
         resolve(done)
 
     # --- runtime loop --------------------------------------------------------------------------
@@ -255,10 +281,18 @@ class Appender:
         with self._lock:
             self._in_flight = None
             done = self._release(batch.size)
+            # Of a lane that was aborted meanwhile nobody waits any more.
+            receipts = {
+                place: receipt
+                for place, receipt in batch.receipts.items()
+                if batch.lanes[place].take_receipt(receipt)
+            }
             for lane, seq in last.items():
                 done += lane.take_ack(counts[lane], seq, credential_id)
                 if not lane.in_a_hurry():
                     self._hurried.discard(lane)
+        for place, receipt in receipts.items():
+            resolve([receipt], result=ack.start + place)
         resolve(done)
 
     async def _give_up(self, cause: Exception) -> None:
@@ -306,8 +340,9 @@ class Appender:
     def _reject(self, lanes: list[Lane]) -> None:
         for lane in lanes:
             with self._lock:
-                waiters = lane.take_waiters()
+                waiters, receipts = lane.take_waiters(), lane.take_receipts()
             resolve(waiters, lane.error)
+            resolve(receipts, lane.error)
             self._settle(lane)
             lane.stop_feeding()
 

@@ -38,6 +38,7 @@ from td_worker.streams.arguments import (
     open_lane,
     split_key,
 )
+from td_worker.streams.guardrail import warn_in_chat_agent
 from td_worker.streams.lane import Lane
 from td_worker.streams.naming import DEFAULT_KEY, check_key
 from td_worker.streams.reader import Chunks
@@ -170,6 +171,8 @@ class DefinedStream:
 
     def append(self, value: object, *, target: str | None = None) -> int:
         """See `streams.append`."""
+        warn_in_chat_agent("pipe")  # upstream's `append` of a defined stream is a pipe
+
         return append(self.id, value, target=target)
 
     def read(
@@ -214,6 +217,7 @@ def pipe(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> 
         StreamKeyError: The key or the target cannot name a stream.
         TypeError: The source is async, or text.
     """
+    warn_in_chat_agent("pipe")
     key, source = split_key(first, second, what="streams.pipe")
     check_source(source, what="streams.pipe")
     if not isinstance(source, Iterable):
@@ -235,6 +239,8 @@ def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
         StreamKeyError: The key or the target cannot name a stream.
     """
     refuse_on_event_loop("streams.writer")
+
+    warn_in_chat_agent("writer")
 
     return Writer(open_lane(key, target))
 
@@ -263,6 +269,7 @@ def append(first: Any, second: Any = MISSING, /, *, target: str | None = None) -
         StreamError: The record was not taken, or was given up.
     """
     refuse_on_event_loop("streams.append")
+    warn_in_chat_agent("append")
     key, value = split_key(first, second, what="streams.append")
     lane = open_lane(key, target)
     with Writer(lane) as one:
@@ -299,6 +306,7 @@ def read(
         StreamReadError: The control plane refuses, for example since it does not know the run.
     """
     refuse_on_event_loop("streams.read")
+    warn_in_chat_agent("read")
     asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
     chunks = current_execution().streams.read(
         asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from td_worker.stream_store import Appended, HeaderRecord
 
 if TYPE_CHECKING:
     from td_worker.streams.lane import Lane
@@ -17,28 +19,32 @@ RECORD_OVERHEAD: Final = 8
 class Batch:
     """Records of one append, in order: whose they are, and their envelopes."""
 
-    __slots__ = ("bodies", "lanes", "size")
+    __slots__ = ("bodies", "lanes", "receipts", "size")
 
     def __init__(self) -> None:
         self.lanes: list[Lane] = []
-        self.bodies: list[bytes] = []
+        self.bodies: list[Appended] = []
+        self.receipts: dict[int, Future[int]] = {}
+        """By a record's place in the batch: who wants to know its sequence number."""
         self.size = 0
         """Metered bytes."""
 
     def without(self, lane: Lane) -> Batch:
         """Return the batch less the records of `lane`."""
         rest = Batch()
-        for owner, body in zip(self.lanes, self.bodies, strict=True):
+        for place, (owner, body) in enumerate(zip(self.lanes, self.bodies, strict=True)):
             if owner is not lane:
-                rest.add(owner, body)
+                rest.add(owner, body, self.receipts.get(place))
 
         return rest
 
-    def add(self, lane: Lane, body: bytes) -> None:
+    def add(self, lane: Lane, body: Appended, receipt: Future[int] | None = None) -> None:
         """Append one record."""
+        if receipt is not None:
+            self.receipts[len(self.bodies)] = receipt
         self.lanes.append(lane)
         self.bodies.append(body)
-        self.size += len(body) + RECORD_OVERHEAD
+        self.size += metered(body)
 
 
 class Queue:
@@ -68,6 +74,15 @@ class Queue:
             self._seal()
 
         return bool(self._sealed)
+
+    def push_headed(self, lane: Lane, record: HeaderRecord, receipt: Future[int]) -> None:
+        """Append a record with headers; `receipt` is for its sequence number."""
+        gathering = self._gathering
+        if gathering.size + record.metered > self._batch_bytes and gathering.size:
+            gathering = self._seal()
+        gathering.add(lane, record, receipt)
+        if len(gathering.bodies) >= self._batch_records:
+            self._seal()
 
     def has_full(self) -> bool:
         """Say whether a full batch is waiting."""
@@ -129,12 +144,22 @@ class Budget:
         return waiters
 
 
-def resolve(waiters: Iterable[Future[None]], error: Exception | None = None) -> None:
+def metered(record: Appended) -> int:
+    """Return what S2 meters for a record."""
+    if isinstance(record, HeaderRecord):
+        return record.metered
+
+    return len(record) + RECORD_OVERHEAD
+
+
+def resolve(
+    waiters: Iterable[Future[Any]], error: Exception | None = None, result: Any = None
+) -> None:
     """Finish each waiter unless it was cancelled, which its owner may do at any moment."""
     for waiter in waiters:
         if not waiter.set_running_or_notify_cancel():
             continue
         if error is None:
-            waiter.set_result(None)
+            waiter.set_result(result)
         else:
             waiter.set_exception(error)

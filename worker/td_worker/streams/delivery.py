@@ -19,7 +19,7 @@ from td_worker.errors import (
     StreamStoreError,
     StreamStoreUnreachableError,
 )
-from td_worker.stream_store import Ack
+from td_worker.stream_store import Ack, Appended
 from td_worker.streams.policy import StreamLimits, retry_delay
 
 log = structlog.get_logger()
@@ -50,7 +50,7 @@ class Credentials(Protocol):
 class Store(Protocol):
     """What the write path asks of the stream store."""
 
-    async def append(self, credential: Credential, records: Sequence[bytes]) -> Ack:
+    async def append(self, credential: Credential, records: Sequence[Appended]) -> Ack:
         """Append one batch."""
         ...
 
@@ -95,7 +95,7 @@ class Delivery:
         """Seconds that a batch gathers, as the control plane wants it."""
         return self.credential.flush_interval if self.credential else _DEFAULT_FLUSH_INTERVAL
 
-    async def send(self, bodies: Sequence[bytes]) -> Ack:
+    async def send(self, bodies: Sequence[Appended]) -> Ack:
         """
         Return the ack of `bodies`.
 

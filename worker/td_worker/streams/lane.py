@@ -8,12 +8,13 @@ from any thread; none of them blocks.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from td_worker.errors import ChatChunkTooLargeError, ChunkNotEncodableError, StreamClosedError
-from td_worker.streams.envelope import encode_envelope, new_nonce
+from td_worker.stream_store import HeaderRecord
+from td_worker.streams.envelope import MAX_ENVELOPE, encode_envelope, new_nonce
 
 if TYPE_CHECKING:
     from td_worker.streams.appender import Appender
@@ -43,6 +44,7 @@ class Lane:
         "error",
         "last_seq",
         "lost",
+        "receipts",
         "settled",
         "stop_source",
     )
@@ -66,6 +68,8 @@ class Lane:
         self.error: Exception | None = None
         self.last_seq: int | None = None
         self.lost = 0
+        self.receipts: set[Future[int]] = set()
+        """Of records with headers that are not acked yet."""
         self.settled: Future[None] = Future()
         self.stop_source: Callable[[], object] | None = None
         """Set while a source feeds this lane: how to stop it."""
@@ -109,6 +113,46 @@ class Lane:
     def space(self, body: bytes) -> Future[None]:
         """Return what is done as soon as it is worth calling `retry`."""
         return self._appender.space(self, body)
+
+    def control(self, headers: Sequence[tuple[str, str]]) -> Future[int]:
+        """
+        Accept a control record: no body, these headers, behind all that this lane has accepted.
+
+        It is sent at once, and never waits for room in the buffer. A record whose answer was lost
+        is sent again, and a control record has no id by which a reader could hide the second one.
+
+        Returns:
+            Its sequence number, to come; a StreamError when it was given up or the lane aborted.
+
+        Raises:
+            StreamError: This writer takes nothing any more.
+            ChatChunkTooLargeError: The headers are over the cap of a record.
+            ValueError: A header has no name, which would make it a command, or is no Unicode.
+        """
+        record = HeaderRecord(headers=tuple((name, value) for name, value in headers))
+        if not record.headers or not all(name for name, _ in record.headers):
+            raise ValueError(f"a control record needs headers, each with a name, got {headers!r}")
+        if record.metered > MAX_ENVELOPE:
+            raise ChatChunkTooLargeError(record.metered, MAX_ENVELOPE, record.headers[0][1])
+
+        return self._appender.push_headed(self, record)
+
+    def trim(self, seq: int) -> Future[int]:
+        """
+        Accept a command that drops all records before number `seq`, in order as `control`.
+
+        Returns:
+            The command's own sequence number, to come.
+
+        Raises:
+            StreamError: This writer takes nothing any more.
+            ValueError: The number is out of its bounds.
+        """
+        if not 0 <= seq < 2**64:
+            raise ValueError(f"a stream is trimmed to a sequence number, got {seq}")
+        record = HeaderRecord(headers=(("", "trim"),), body=seq.to_bytes(8, "big"))
+
+        return self._appender.push_headed(self, record)
 
     def refusal(self) -> Exception:
         """Return what a write to this closed lane raises."""
@@ -182,13 +226,27 @@ class Lane:
 
     def in_a_hurry(self) -> bool:
         """Say whether somebody waits for an ack of this lane."""
-        return bool(self._waiters) or (self.closing and self.acked < self.accepted)
+        return bool(self._waiters or self.receipts) or (self.closing and self.acked < self.accepted)
 
     def take_waiters(self) -> list[Future[None]]:
         """Return all that wait for an ack and forget them."""
         waiters, self._waiters = self._waiters, []
 
         return [waiter for _, waiter in waiters]
+
+    def take_receipt(self, receipt: Future[int]) -> bool:
+        """Forget a receipt that is about to be resolved; False when somebody else has done it."""
+        if receipt not in self.receipts:
+            return False
+        self.receipts.remove(receipt)
+
+        return True
+
+    def take_receipts(self) -> list[Future[int]]:
+        """Return the receipts of all that is not acked and forget them."""
+        receipts, self.receipts = list(self.receipts), set()
+
+        return receipts
 
     def take_settled(self) -> list[Future[None]]:
         """Return `settled` to the one caller that gets to resolve it."""
