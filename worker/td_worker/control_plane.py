@@ -230,6 +230,10 @@ class ControlPlane:
         message = f"{self._where(method, response.url.raw_path.decode())} answered {status}"
         message += f": {text}" if text else ""
         after = retry_after(response.headers)
+        if status == 429:
+            # A mint that cannot wait for so long leaves word for those who come later.
+            left = until_reset(response.headers.get("x-ratelimit-reset"), time.time())
+            after = max(after or 0.0, left or 0.0) or None
         if should_retry(status, response.headers.get("x-should-retry")):
             return ControlPlaneBusyError(message, status=status, retryable=True, retry_after=after)
 
@@ -286,11 +290,20 @@ def call_delay(
     if attempt >= _ATTEMPTS:
         return None
     least = retry_after or 0.0
-    if reset_ms and reset_ms.isdecimal():
+    left = until_reset(reset_ms, now)
+    if left is not None:
         spread = random.random()  # noqa: S311  keeps clients apart, guards nothing
-        return max(least, int(reset_ms) / 1000 - now) + spread
+        return max(least, left) + spread
 
     return max(least, min(30.0, 1.6 ** (attempt - 1)))
+
+
+def until_reset(reset_ms: str | None, now: float) -> float | None:
+    """Return the seconds until `x-ratelimit-reset`, epoch milliseconds; None without."""
+    if not reset_ms or not reset_ms.isdecimal():
+        return None
+
+    return int(reset_ms) / 1000 - now
 
 
 def read_grant(headers: Mapping[str, str], body: bytes, slot: Slot) -> Grant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -157,6 +158,22 @@ def test_a_rate_limit_is_waited_out():
     """x-ratelimit-reset, epoch milliseconds, replaces the schedule, plus up to a second."""
     assert 2.0 <= (call_delay(1, reset_ms="102000", now=100.0) or 0) <= 3.0
     assert call_delay(5, reset_ms="102000", now=100.0) is None
+
+
+async def test_a_rate_limit_that_no_mint_can_wait_out_is_passed_on():
+    """A 429 whose reset lies beyond the mint's deadline fails at once and says when it ends."""
+    calls: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        reset = str(int((time.time() + 60) * 1000))
+        return httpx.Response(429, headers={"x-ratelimit-reset": reset, "retry-after": "1"})
+
+    with pytest.raises(ControlPlaneBusyError) as caught:
+        await plane(answer, mint_deadline=10.0).mint(SLOT)
+
+    assert 55.0 < (caught.value.retry_after or 0) <= 60.0
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
