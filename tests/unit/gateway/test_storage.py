@@ -15,7 +15,7 @@ from td_runtime.gateway.errors import (
 )
 from td_runtime.gateway.platform.reading import ReadLimit
 from td_runtime.gateway.platform.records import Batch, StoredRecord, make_batch
-from td_runtime.gateway.platform.storage import Storage
+from td_runtime.gateway.platform.storage import _SCRIPTS, Storage
 from td_runtime.gateway.platform.streams import Streams
 
 
@@ -152,3 +152,42 @@ async def test_a_full_disk_costs_no_numbers(storage: Storage, streams: Streams) 
     assert all(isinstance(result, GatewayError) for result in results)
     assert ack.start.seq_num == 1
     assert [(r.seq_num, r.body) for r in found.records] == [(0, b"first"), (1, b"second")]
+
+
+async def test_a_file_of_an_older_version_is_brought_up(tmp_path: Path) -> None:
+    """What version 1 stored is there after the file was opened by this version."""
+    path = str(tmp_path / "platform.db")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"{_SCRIPTS[0]} PRAGMA user_version = 1;")
+        connection.execute("INSERT INTO streams VALUES (1, 'runs/r/old', 7, 5000, 2, 'f', 6000)")
+        connection.commit()
+
+    storage = Storage.open(path)
+    streams = Streams(storage)
+    try:
+        tail = await streams.tail("runs/r/old")
+        ack = await streams.append("runs/r/old", batch(b"new"), is_creating=False)
+    finally:
+        streams.close()
+        storage.close()
+
+    assert (tail.seq_num, tail.timestamp, ack.start.seq_num) == (7, 5000, 7)
+
+
+async def test_a_failed_write_says_so_before_the_next_one_runs(storage: Storage) -> None:
+    """`on_failed` is called on the writer thread between the failed write and its successor."""
+    seen: list[str] = []
+
+    def broken(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO nothing VALUES (1)")
+
+    def follow(_connection: sqlite3.Connection) -> None:
+        seen.append("followed")
+
+    await asyncio.gather(
+        storage.write(broken, on_failed=lambda: seen.append("failed")),
+        storage.write(follow),
+        return_exceptions=True,
+    )
+
+    assert seen[-2:] == ["failed", "followed"]

@@ -167,10 +167,11 @@ class Sequencer:
         return None if row is None else self._keep(name, _State(*row))
 
     def _create(self, connection: sqlite3.Connection, name: str) -> _State:
+        now = int(time.time() * 1000)
         cursor = connection.execute(
             "INSERT INTO streams (name, next_seq, last_timestamp, trim_seq, fencing_token,"
-            " changed_at) VALUES (?, 0, 0, 0, '', ?)",
-            (name, int(time.time() * 1000)),
+            " changed_at, created_at) VALUES (?, 0, 0, 0, '', ?, ?)",
+            (name, now, now),
         )
         assert cursor.lastrowid is not None  # noqa: S101  an INSERT that did not raise has one
 

@@ -20,9 +20,11 @@ from td_runtime.gateway.errors import GatewayError, StoreOpenError, StoreUnavail
 T = TypeVar("T")
 
 GROUP_MAX: Final = 512
-SCHEMA_VERSION: Final = 1
 
-_SCHEMA: Final = """
+# One script a schema version; a file is brought up from whichever it has. Never change one that
+# was released: append the next.
+_SCRIPTS: Final = (
+    """
 CREATE TABLE streams (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -53,7 +55,27 @@ CREATE TABLE tokens (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tokens_by_slot ON tokens (slot);
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
-"""
+""",
+    """
+ALTER TABLE streams ADD COLUMN created_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE streams ADD COLUMN config TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE streams ADD COLUMN request_token TEXT;
+UPDATE streams SET created_at = changed_at;
+CREATE TABLE basins (
+    name TEXT PRIMARY KEY,
+    config TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    request_token TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE issued_tokens (
+    id TEXT PRIMARY KEY,
+    hash BLOB NOT NULL UNIQUE,
+    document TEXT NOT NULL,
+    expires_at REAL
+) STRICT, WITHOUT ROWID;
+""",
+)
+SCHEMA_VERSION: Final = len(_SCRIPTS)
 
 
 class Participant(Protocol):
@@ -69,16 +91,18 @@ class Participant(Protocol):
 class _Write:
     """One operation on its way through the writer thread."""
 
-    __slots__ = ("after", "error", "future", "operation", "result")
+    __slots__ = ("after", "error", "future", "on_failed", "operation", "result")
 
     def __init__(
         self,
         operation: Callable[[sqlite3.Connection], Any],
         after: Callable[[Any], None] | None,
+        on_failed: Callable[[], None] | None,
         future: asyncio.Future[Any],
     ) -> None:
         self.operation = operation
         self.after = after
+        self.on_failed = on_failed
         self.future = future
         self.result: Any = None
         self.error: BaseException | None = None
@@ -89,7 +113,13 @@ class _Write:
         try:
             self.result = self.operation(connection)
         except GatewayError as error:
-            self.error = error
+            self.fail(error)
+
+    def fail(self, error: GatewayError) -> None:
+        """Note, on the writer thread, that nothing of it will be stored."""
+        self.error = error
+        if self.on_failed is not None:
+            self.on_failed()
 
     def settle(self) -> None:
         """Tell the caller, on the event loop, after the commit."""
@@ -152,6 +182,7 @@ class Storage:
         operation: Callable[[sqlite3.Connection], T],
         *,
         after: Callable[[T], None] | None = None,
+        on_failed: Callable[[], None] | None = None,
     ) -> asyncio.Future[T]:
         """Queue ``operation`` for the writer; the future resolves after its commit.
 
@@ -160,6 +191,8 @@ class Storage:
                 raise a ``GatewayError`` before it changes anything, or not at all.
             after: Called with the result on the event loop after the commit, before the future
                 resolves, also when the caller was cancelled meanwhile.
+            on_failed: Called on the writer thread when nothing of it is stored, before any later
+                write runs.
 
         Raises:
             StoreUnavailableError: Through the future: nothing was stored.
@@ -168,7 +201,7 @@ class Storage:
         if not self._thread.is_alive():
             future.set_exception(StoreUnavailableError("the gateway is stopping"))
             return future
-        self._queue.put(_Write(operation, after, future))
+        self._queue.put(_Write(operation, after, on_failed, future))
 
         return future
 
@@ -213,8 +246,9 @@ class Storage:
             self._try_commit([write])
         except Exception as error:  # noqa: BLE001  as above
             self._roll_back()
-            write.error = StoreUnavailableError(f"the write was not committed: {error}")
-            write.error.__cause__ = error
+            failure = StoreUnavailableError(f"the write was not committed: {error}")
+            failure.__cause__ = error
+            write.fail(failure)
 
     def _try_commit(self, group: list[_Write]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -254,9 +288,9 @@ def _migrate(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(
             f"it was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})"
         )
-    if version == 0:
+    for number, script in enumerate(_SCRIPTS[version:], version + 1):
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
         )
 
 
