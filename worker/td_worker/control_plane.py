@@ -31,6 +31,7 @@ from td_worker.errors import (
     ControlPlaneError,
     ControlPlaneRefusedError,
     ControlPlaneUnreachableError,
+    SessionClosedError,
     StreamVersionError,
 )
 from td_worker.http import is_loopback, retry_after, say
@@ -41,6 +42,19 @@ MINT_DEADLINE: Final = 9.5
 """Seconds for a mint with all its retries: just inside the cache's own deadline of 10 s, so that
 the caller is told what went wrong and not only that time ran out."""
 
+CALL_DEADLINE: Final = 120.0
+"""Seconds for any other call with all its retries, however long a server asks to be left alone."""
+
+FRIENDLY_PREFIX: Final = "session_"
+"""What ids of sessions begin with that the control plane has given; external ids never do."""
+
+MAIN_CHANNEL: Final = "main"
+"""What a session's own channel is called in slots; on the wire it has no name."""
+
+_KNOWN_SESSIONS: Final = 10_000
+"""Canonical ids remembered; a session asked about again costs one more GET."""
+
+_CLOSED_STATUSES: Final = {400, 409}
 _ATTEMPTS: Final = 5
 _DEFAULT_FLUSH_MS: Final = 200
 _DEFAULT_RETRIES: Final = 10
@@ -54,6 +68,8 @@ class SseBody:
 
     version: str
     events: AsyncIterator[ServerSentEvent]
+    settled: bool = False
+    """The server saw that the last turn is complete: nothing follows (`X-Session-Settled`)."""
 
 
 class ControlPlane:
@@ -80,6 +96,7 @@ class ControlPlane:
         self.url = url.rstrip("/")
         self._headers = _common_headers(check_key(secret_key))
         self._mint_deadline = mint_deadline
+        self._canonical_ids: dict[str, str] = {}
         self._client = client
         self._owns_client = client is None
 
@@ -105,7 +122,7 @@ class ControlPlane:
         Raises:
             ControlPlaneError: There is none; says whether trying again is of use.
         """
-        response = await self._call("PUT", _mint_path(slot), deadline=self._mint_deadline)
+        response = await self._call("PUT", mint_path(slot), deadline=self._mint_deadline)
 
         return read_grant(response.headers, response.content, slot)
 
@@ -139,8 +156,106 @@ class ControlPlane:
         Raises:
             ControlPlaneError: On entering, and while the events are read.
         """
-        path = f"/realtime/v1/streams/{_segment(run_id)}/{_segment(key)}"
+        path = f"/realtime/v1/streams/{segment(run_id)}/{segment(key)}"
+        async with self._subscribe(path, last_event_id, timeout_s) as body:
+            yield body
+
+    @asynccontextmanager
+    async def open_input_stream(
+        self, run_id: str, stream_id: str, *, last_event_id: str | None, timeout_s: int
+    ) -> AsyncIterator[SseBody]:
+        """Subscribe to what clients send to a run's input stream; as `open_run_stream`."""
+        path = f"/realtime/v1/streams/{segment(run_id)}/input/{segment(stream_id)}"
+        async with self._subscribe(path, last_event_id, timeout_s) as body:
+            yield body
+
+    @asynccontextmanager
+    async def open_session_channel(
+        self,
+        slot: Slot,
+        *,
+        last_event_id: str | None,
+        timeout_s: int,
+        peek_settled: bool = False,
+    ) -> AsyncIterator[SseBody]:
+        """
+        Subscribe to one direction of a session's channel; as `open_run_stream`.
+
+        Args:
+            slot: Which session, channel and direction.
+            last_event_id: The last sequence number already seen.
+            timeout_s: The body ends after so many seconds without a record; 1 to 600.
+            peek_settled: End at once when the last turn is complete and all was read.
+        """
+        extra = {"x-peek-settled": "1"} if peek_settled else {}
+        async with self._subscribe(channel_path(slot), last_event_id, timeout_s, extra) as body:
+            yield body
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        retries_conflict: bool = True,
+    ) -> bytes:
+        """
+        Make one call with the official client's retries and return what is answered.
+
+        Args:
+            method: The HTTP method.
+            path: With the query, percent-encoded.
+            body: Sent as it is.
+            headers: Sent besides the common ones, the same with every try.
+            retries_conflict: Whether a 409 may pass by itself.
+
+        Raises:
+            ControlPlaneError: It refuses, or does not answer.
+        """
+        response = await self._call(
+            method, path, body=body, headers=headers, retries_conflict=retries_conflict
+        )
+
+        return response.content
+
+    async def canonical_id(self, session_id: str) -> str:
+        """
+        Return the one id of a session that its slots are named by: the external id if it has one.
+
+        Asks only for the ids that the control plane gives (`session_...`), and for each once.
+
+        Raises:
+            ControlPlaneError: It does not know the session, or does not answer.
+        """
+        known = self.known_id(session_id)
+        if known is None:
+            answer = await self.call("GET", f"/api/v1/sessions/{segment(session_id)}")
+            known = self._canonical_ids[session_id] = _external_id(answer) or session_id
+            if len(self._canonical_ids) > _KNOWN_SESSIONS:
+                del self._canonical_ids[next(iter(self._canonical_ids))]
+
+        return known
+
+    def known_id(self, session_id: str) -> str | None:
+        """Return the canonical id as far as it is known here, without asking; for any thread."""
+        if not session_id.startswith(FRIENDLY_PREFIX):
+            return session_id
+
+        return self._canonical_ids.get(session_id)
+
+    # --- the one way on the wire ---------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _subscribe(
+        self,
+        path: str,
+        last_event_id: str | None,
+        timeout_s: int,
+        extra: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[SseBody]:
         headers = {"accept": "text/event-stream", "timeout-seconds": str(timeout_s)}
+        headers.update(extra or {})
         if last_event_id:
             headers["last-event-id"] = last_event_id
         with self._translated("GET", path):
@@ -150,10 +265,13 @@ class ControlPlane:
                 if not response.is_success:
                     await response.aread()
                     raise self._refusal("GET", response)
-                stream_version = response.headers.get("x-stream-version", "v1")
                 # Closed here: a reader that leaves early would leave it to the collector.
                 async with aclosing(self._events(path, response)) as events:
-                    yield SseBody(version=stream_version, events=events)
+                    yield SseBody(
+                        version=response.headers.get("x-stream-version", "v1"),
+                        events=events,
+                        settled=response.headers.get("x-session-settled") == "true",
+                    )
             finally:
                 await response.aclose()
 
@@ -164,15 +282,24 @@ class ControlPlane:
             async for event in EventSource(response).aiter_sse():
                 yield event
 
-    async def _call(self, method: str, path: str, *, deadline: float) -> httpx.Response:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        deadline: float = CALL_DEADLINE,
+        retries_conflict: bool = True,
+    ) -> httpx.Response:
         """Send with the official client's retries, cut at `deadline` seconds."""
         ends = time.monotonic() + deadline
-        headers = {"x-trigger-request-idempotency-key": str(uuid.uuid4())}
+        headers = {"x-trigger-request-idempotency-key": str(uuid.uuid4()), **(headers or {})}
         for attempt in count(1):
             reset: str | None = None
             try:
                 response = await self._send(
-                    method, path, headers, timeout=max(0.1, ends - time.monotonic())
+                    method, path, headers, body=body, timeout=max(0.1, ends - time.monotonic())
                 )
                 if response.is_success:
                     return response
@@ -183,7 +310,9 @@ class ControlPlane:
             delay = call_delay(
                 attempt, reset_ms=reset, now=time.time(), retry_after=error.retry_after
             )
-            if not error.retryable or delay is None or time.monotonic() + delay >= ends:
+            if delay is None or time.monotonic() + delay >= ends:
+                raise error
+            if not error.retryable or (error.status == 409 and not retries_conflict):
                 raise error
             await asyncio.sleep(delay)
         raise AssertionError("the count of attempts has no end")
@@ -195,19 +324,28 @@ class ControlPlane:
         headers: Mapping[str, str],
         *,
         timeout: float,
+        body: bytes = b"",
     ) -> httpx.Response:
         with self._translated(method, path):
             async with asyncio.timeout(timeout):
                 return await self._http().send(
-                    self._request(method, path, headers, timeout=timeout)
+                    self._request(method, path, headers, body=body, timeout=timeout)
                 )
 
     def _request(
-        self, method: str, path: str, headers: Mapping[str, str], *, timeout: float
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        body: bytes = b"",
     ) -> httpx.Request:
         return self._http().build_request(
             method,
             self.url + path,
+            # Whole, so that it is sent with its length: the append routes refuse chunked bodies.
+            content=body,
             headers={**self._headers, **headers},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
         )
@@ -234,11 +372,17 @@ class ControlPlane:
             # A mint that cannot wait for so long leaves word for those who come later.
             left = until_reset(response.headers.get("x-ratelimit-reset"), time.time())
             after = max(after or 0.0, left or 0.0) or None
+        if _is_closed_session(status, text, response.url.path):
+            return SessionClosedError(
+                f"{message}. {advice(status, text, response.url.path)}", status=status
+            )
         if should_retry(status, response.headers.get("x-should-retry")):
             return ControlPlaneBusyError(message, status=status, retryable=True, retry_after=after)
 
         return ControlPlaneRefusedError(
-            f"{message}. {advice(status, text)}", status=status, retry_after=after
+            f"{message}. {advice(status, text, response.url.path)}",
+            status=status,
+            retry_after=after,
         )
 
     @contextmanager
@@ -334,10 +478,12 @@ def read_grant(headers: Mapping[str, str], body: bytes, slot: Slot) -> Grant:
     )
 
 
-def advice(status: int, text: str) -> str:
+def advice(status: int, text: str, path: str = "") -> str:
     """Return what to do about a refusal."""
     if status == 401:
         return "Check the secret key: [control_plane] secret_key, or TRIGGER_SECRET_KEY"
+    if "/v1/sessions" in path:
+        return _session_advice(status, text)
     if status == 403:
         return "This secret key may not do that; run streams need the environment's root key"
     if status == 404:
@@ -347,6 +493,28 @@ def advice(status: int, text: str) -> str:
         )
     if status == 400 and "completed" in text:
         return "That run is over, and its streams are closed: write while it executes"
+
+    return "Trying again is no use"
+
+
+def _is_closed_session(status: int, text: str, path: str) -> bool:
+    is_over = "closed" in text or "expired" in text
+
+    return "/v1/sessions" in path and status in _CLOSED_STATUSES and is_over
+
+
+def _session_advice(status: int, text: str) -> str:
+    if status == 403:
+        return "This secret key may not do that with sessions; the environment's root key may"
+    if status == 404:
+        return (
+            "It does not know this session: check the id; one that begins with `session_` must "
+            "have been started, any other one is an external id"
+        )
+    if status == 413:
+        return "Store what is so large elsewhere and send where it is"
+    if _is_closed_session(status, text, "/v1/sessions"):
+        return "That session is over, for good: start another one"
 
     return "Trying again is no use"
 
@@ -385,16 +553,30 @@ def _own_version() -> str:
     return version("td-runtime")
 
 
-def _mint_path(slot: Slot) -> str:
+def mint_path(slot: Slot) -> str:
+    """Return where the PUT for `slot` goes."""
+    if slot.kind != "run":
+        return channel_path(slot)
     # The target is always `self`: which run is meant has been decided by then.
-    parts = [_segment(part) for part in slot.parts]
-    if slot.kind == "run":
-        return f"/realtime/v1/streams/{parts[0]}/self/{parts[1]}"
+    run_id, key = slot.parts
 
-    return f"/realtime/v1/sessions/{parts[0]}/{parts[-1]}"
+    return f"/realtime/v1/streams/{segment(run_id)}/self/{segment(key)}"
 
 
-def _segment(text: str) -> str:
+def channel_path(slot: Slot) -> str:
+    """
+    Return the path of one direction of a session's channel.
+
+    A named channel of a session is, on the wire, a session of its own: `<session>~<channel>`.
+    """
+    session_id, channel, io = slot.parts
+    wire_id = session_id if channel == MAIN_CHANNEL else f"{session_id}~{channel}"
+
+    return f"/realtime/v1/sessions/{segment(wire_id)}/{io}"
+
+
+def segment(text: str) -> str:
+    """Return `text` as one segment of a path."""
     return quote(text, safe="")
 
 
@@ -410,9 +592,22 @@ def _integer(text: str | None, default: int) -> int:
     return int(text) if text is not None and text.isdecimal() else default
 
 
+class _SessionIds(msgspec.Struct):
+    externalId: str | None = None  # noqa: N815  the wire's name
+
+
 class _Answer(msgspec.Struct):
     version: str = "v1"
     error: Any = None
+
+
+def _external_id(body: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(body, type=_SessionIds).externalId
+    except msgspec.DecodeError as error:
+        raise ControlPlaneRefusedError(
+            f"the control plane described a session by what is none: {error}"
+        ) from error
 
 
 def _body_version(body: bytes) -> str:

@@ -19,6 +19,10 @@ What goes wrong in td_worker: one tree, in reading order.
     - ChatChunkTooLargeError       a chunk over the per-record cap
     - StreamWriteError             records that were given up: says how many were acked
     - StreamReadError              a read that cannot go on
+    - SessionReadError             a read of a session's channel that cannot go on
+    - SessionIdError               an id or a channel's name that cannot name a session's channel
+  - InputTimeoutError              no input came in time, while the run stayed in its place
+  - WaitpointTimeoutError          no input came in time, while the run had freed its place
   - StreamStoreError               what the stream store (S2 or its stand-in) answered
     - StreamStoreAuthError         401, 403: the credential is no good any more
     - StreamStoreBusyError         408, 429, 5xx: later it may work
@@ -28,6 +32,7 @@ What goes wrong in td_worker: one tree, in reading order.
     - ControlPlaneUnreachableError no answer at all
     - ControlPlaneBusyError        408, 409, 429, 5xx: later it may work
     - ControlPlaneRefusedError     any other refusal: says what to do
+      - SessionClosedError         the session is closed or expired: nothing more goes in
     - StreamVersionError           the run's streams are of version v1, which S2 does not hold
 
 Every error keeps its facts as attributes, its foreign cause as `__cause__`, and survives pickling.
@@ -278,6 +283,47 @@ class StreamReadError(StreamError):
         super().__init__(f"stream {key!r} of run {run_id!r} cannot be read: {reason}")
 
 
+class SessionReadError(StreamError):
+    """
+    A session's channel cannot be read (on): the cause says why.
+
+    Attributes:
+        slot: The session, channel and direction.
+        status: The HTTP status, when there was an answer.
+    """
+
+    def __init__(self, slot: str, *, status: int | None, reason: str) -> None:
+        self.slot = slot
+        self.status = status
+        super().__init__(f"{slot} cannot be read: {reason}")
+
+
+class SessionIdError(StreamError, ValueError):
+    """An id or a name that cannot name a session or a channel of one."""
+
+
+# --- input -------------------------------------------------------------------------------------
+
+
+class InputTimeoutError(TdWorkerError, TimeoutError):
+    """
+    No input came in time; the official SDK's `InputStreamTimeoutError`.
+
+    Attributes:
+        source: What was waited for.
+        timeout: Seconds.
+    """
+
+    def __init__(self, source: str, timeout: float) -> None:
+        self.source = source
+        self.timeout = timeout
+        super().__init__(f"no input came from {source} within {timeout:g} s")
+
+
+class WaitpointTimeoutError(TdWorkerError, TimeoutError):
+    """No input came in time, while the run had freed its place (upstream's name)."""
+
+
 # --- the stream store --------------------------------------------------------------------------
 
 
@@ -352,6 +398,10 @@ class ControlPlaneBusyError(ControlPlaneError):
 
 class ControlPlaneRefusedError(ControlPlaneError):
     """The control plane refuses this for good: the message says what to do."""
+
+
+class SessionClosedError(ControlPlaneRefusedError):
+    """The session is closed or expired, for good: nothing more can be written to it."""
 
 
 class StreamVersionError(ControlPlaneError):
