@@ -108,6 +108,13 @@ class GatewayProcess:
         process.kill()
         await self._exited.wait()
 
+    def kill(self) -> None:
+        """End the process now and for good, without the loop: the start has failed."""
+        self._stopping = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def _said_something(self) -> None:
         """It answers, or it closed its end: then its exit is the news that follows."""
         control = self._require_control()

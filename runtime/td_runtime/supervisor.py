@@ -3,13 +3,14 @@
 One process, one thread, one loop. It owns the run store and never imports task code. What may be
 open when it forks, and what children do with it, is in :mod:`td_runtime.fork`.
 
-Start order: data folder → log sink → tasks inspected → last workers gone → store → gateway →
+Start order: data folder → log sink → gateway → tasks inspected → last workers gone → store →
 workers → control socket. Stop order (design §3): no more hand-outs → workers drain → gateway →
 log sink. Who may die when: docs/concepts/processes.md.
 """
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -37,10 +38,11 @@ from td_runtime.requests import Requests
 from td_runtime.secret import Secret
 from td_runtime.store import RunStore, Status, open_store
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
-from td_worker.executor import Limits
 from td_worker.messages import FromWorker, NoticeSent
-from td_worker.process import run_worker
-from td_worker.runtime import WorkerSettings
+
+# What workers need takes half of the start: it is imported while the gateway boots.
+if TYPE_CHECKING:
+    from td_worker.runtime import WorkerSettings
 
 __all__ = ["Supervisor"]
 
@@ -92,6 +94,7 @@ class Supervisor:
         self._store: RunStore
         self._pool: WorkerPool
         self._gateway: GatewayProcess | None = None
+        self._first_worker = asyncio.Event()
 
     def run(self) -> None:
         """Run until told to stop.
@@ -110,14 +113,31 @@ class Supervisor:
 
     def _run_logged(self) -> None:
         log.info("runtime.started", version=__version__, **self._config.log_context())
+        with asyncio.Runner() as runner:
+            self._loop = runner.get_loop()
+            # First of all: it boots while this process imports, and looks at the tasks.
+            url = self._start_gateway()
+            try:
+                self._prepare_workers()
+            except BaseException:
+                self._abandon_gateway()
+                raise
+            runner.run(self._main(url))
+        log.info("runtime.stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    def _prepare_workers(self) -> None:
+        """Do what must be done before a worker is forked, and what all workers then share."""
+        importlib.import_module("td_worker.process")
         for facts in inspect_tasks(self._config, keep=(self._sink.fd,)):
             log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
         # Before there are signal handlers: a stop signal ends this wait.
         self._data_dir.wait_for_workers()
-        asyncio.run(self._main())
-        log.info("runtime.stopped")
-        if self._failure is not None:
-            raise self._failure
+
+    def _abandon_gateway(self) -> None:
+        if self._gateway is not None:
+            self._gateway.kill()
 
     def _find_secret(self) -> Secret:
         configured = self._config.control_plane.secret_key
@@ -141,8 +161,7 @@ class Supervisor:
 
     # ------------------------------------------------------------ life
 
-    async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    async def _main(self, url: str) -> None:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loop.set_exception_handler(self._callback_failed)
@@ -152,9 +171,9 @@ class Supervisor:
         if self._owner_fd is not None:
             self._loop.add_reader(self._owner_fd, self._owner_gone)
         async with open_store(self._data_dir.run_store) as self._store:
-            await self._serve()
+            await self._serve(url)
 
-    async def _serve(self) -> None:
+    async def _serve(self, url: str) -> None:
         for run in await self._store.requeue_unfinished():
             log.info("run.requeued", **run.log_context())
         self._dispatcher = Dispatcher(
@@ -164,7 +183,6 @@ class Supervisor:
             concurrency=self._config.runtime.concurrency,
             on_fatal=self._fail,
         )
-        url = self._start_gateway()
         self._pool = self._make_pool(url)
         self._pool.start()
         self._requests = Requests(
@@ -178,7 +196,7 @@ class Supervisor:
 
     async def _until_stopped(self) -> None:
         stopped = self._loop.create_task(self._stop.wait())
-        if await self._gateway_ready(stopped):
+        if await self._all_ready(stopped):
             self._state = "running"
             log.info("runtime.ready", control_plane=self._control_plane_url())
             if self._owner_fd is not None:
@@ -191,10 +209,11 @@ class Supervisor:
             self._dispatcher.stop()
             await asyncio.wait({handing_out})
 
-    async def _gateway_ready(self, stopped: "asyncio.Task[bool]") -> bool:
-        """Wait for the gateway; False when we are to stop before that."""
-        if self._gateway is not None:
-            ready = self._loop.create_task(self._gateway.ready.wait())
+    async def _all_ready(self, stopped: "asyncio.Task[bool]") -> bool:
+        """Wait for the gateway and the first worker; False when we are to stop before that."""
+        needed = [self._first_worker, *([self._gateway.ready] if self._gateway else [])]
+        for event in needed:
+            ready = self._loop.create_task(event.wait())
             await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
 
@@ -337,7 +356,7 @@ class Supervisor:
             sink=self._sink,
             events=WorkerEvents(
                 on_message=self._receive,
-                on_ready=lambda _: self._dispatcher.wake(),
+                on_ready=self._worker_ready,
                 on_gone=self._worker_gone,
                 on_given_up=self._fail,
             ),
@@ -346,8 +365,11 @@ class Supervisor:
 
     def _worker_settings(
         self, number: int, url: str, attach: Callable[..., None]
-    ) -> WorkerSettings:
+    ) -> "WorkerSettings":
         """Return what worker *number* is told."""
+        from td_worker.executor import Limits
+        from td_worker.runtime import WorkerSettings
+
         config = self._config
 
         return WorkerSettings(
@@ -368,6 +390,8 @@ class Supervisor:
 
     def run_worker(self, number: int, sock: socket.socket, url: str) -> int:
         """Be worker *number*, in the forked child: log as this worker, capture what is printed."""
+        from td_worker.process import run_worker
+
         self._configure_logs(number)
         # Task code and what it starts must not find the key in their environment.
         for name in self._config.secret_variables:
@@ -385,6 +409,10 @@ class Supervisor:
             self._relay.relay(message, worker, self._pool.workers.values())
         else:
             self._dispatcher.receive(worker, message)
+
+    def _worker_ready(self, _: Worker) -> None:
+        self._first_worker.set()
+        self._dispatcher.wake()
 
     def _worker_gone(self, worker: Worker) -> None:
         self._dispatcher.release(worker, blame=self._state == "running")

@@ -22,8 +22,7 @@ from td_runtime.restart import Deaths, RestartPolicy
 from td_runtime.secret import Secret
 from td_runtime.store import Run
 from td_worker.channel import Channel
-from td_worker.messages import Drain, Drained, FromWorker, Ready, Welcome
-from td_worker.process import EXIT_TASK_IMPORT
+from td_worker.messages import EXIT_TASK_IMPORT, Drain, Drained, FromWorker, Ready, Welcome
 
 __all__ = ["HeldRun", "Worker", "WorkerEvents", "WorkerPool", "WorkerState"]
 

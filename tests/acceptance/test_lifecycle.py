@@ -163,6 +163,7 @@ def test_a_task_finds_nothing_on_stdin(data_dir: Path) -> None:
 def test_dead_workers_leave_no_descriptors(data_dir: Path) -> None:
     """After six deaths of two workers the supervisor has as many files open as before."""
     with RuntimeProcess(data_dir, tasks=TASKS, workers=2) as runtime:
+        runtime.until(lambda _: len(runtime.find("worker.booted")) == 2, "both workers")
         before = _open_files(runtime)
         for death in range(6):
             number = 1 + death % 2

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 __all__ = [
+    "EXIT_TASK_IMPORT",
     "Assign",
     "AssignedRun",
     "CancelRun",
@@ -41,6 +42,9 @@ __all__ = [
 OutcomeT = TypeVar("OutcomeT", "RunOutcome", "ChildOutcome")
 
 _HEADER: Final = struct.Struct(">I")
+
+EXIT_TASK_IMPORT: Final = 4
+"""Exit status of a worker whose tasks cannot be imported: starting it again would not help."""
 
 MAX_FRAME: Final = 64 * 1024 * 1024
 """Bytes in one frame between supervisor and worker; several payloads of 10 MiB fit. A list that

@@ -13,22 +13,19 @@ import sys
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from socket import socket
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
 from td_worker.errors import TaskLoadError
 from td_worker.executor import Executor, Limits
-from td_worker.messages import AssignedRun
+from td_worker.messages import EXIT_TASK_IMPORT, AssignedRun
 from td_worker.runtime import RuntimeThread, WorkerSettings
 from td_worker.task import Task, load_task
 
-__all__ = ["EXIT_TASK_IMPORT", "Limits", "WorkerSettings", "run_worker"]
+__all__ = ["Limits", "WorkerSettings", "run_worker"]
 
 log = structlog.get_logger()
-
-EXIT_TASK_IMPORT: Final = 4
-"""Exit status of a worker whose tasks cannot be imported: starting it again would not help."""
 
 
 def run_worker(settings: WorkerSettings, sock: socket) -> int:
