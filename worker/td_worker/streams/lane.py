@@ -98,13 +98,22 @@ class Lane:
             ChatChunkTooLargeError, ChunkNotEncodableError: This writer has failed, it alone.
             StreamError: This writer takes nothing any more.
         """
+        body = self.encode(chunk)
+
+        return None if self._appender.push(self, body) else body
+
+    def encode(self, chunk: object) -> bytes:
+        """
+        Return the envelope of `chunk`, for `retry`.
+
+        Raises:
+            ChatChunkTooLargeError, ChunkNotEncodableError: This writer has failed, it alone.
+        """
         try:
-            body = encode_envelope(chunk, f"{self._nonce}-{next(self._numbers)}")
+            return encode_envelope(chunk, f"{self._nonce}-{next(self._numbers)}")
         except (ChatChunkTooLargeError, ChunkNotEncodableError) as error:
             self.fail(error)
             raise
-
-        return None if self._appender.push(self, body) else body
 
     def retry(self, body: bytes) -> bool:
         """Put an envelope that found the buffer full into it; False when it is full again."""
