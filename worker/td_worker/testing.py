@@ -74,6 +74,7 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        self.loop.run_until_complete(_cancel_all(self.loop))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
 
 
@@ -404,6 +405,14 @@ class FakePlatform:
             request.transport.abort()
 
         return web.Response(status=500)
+
+
+async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    """End what is still under way, as answers to clients that have gone; it must be alone."""
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextmanager

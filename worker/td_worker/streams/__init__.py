@@ -36,7 +36,7 @@ from td_worker.streams.arguments import (
 )
 from td_worker.streams.guardrail import warn_in_chat_agent
 from td_worker.streams.naming import DEFAULT_KEY, check_key
-from td_worker.streams.reader import Chunks
+from td_worker.streams.reader import Feed, chunks_of
 from td_worker.streams.writer import Source, StreamHandle, Writer, start_pipe
 
 __all__ = [
@@ -192,17 +192,17 @@ def read(
     """
     warn_in_chat_agent("read")
     asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
-    chunks = current_execution().streams.read(
+    feed = current_execution().streams.read(
         asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s
     )
 
-    return _each(chunks)
+    return _each(feed)
 
 
-async def _each(chunks: Chunks) -> AsyncGenerator[Any, None]:
+async def _each(feed: Feed) -> AsyncGenerator[Any, None]:
     try:
-        while (batch := await asyncio.wrap_future(chunks.next())) is not None:
-            for chunk in batch:
+        while (parts := await asyncio.wrap_future(feed.next())) is not None:
+            for chunk in chunks_of(parts):
                 yield chunk
     finally:
-        chunks.close()
+        feed.close()

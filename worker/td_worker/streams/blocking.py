@@ -41,7 +41,7 @@ from td_worker.streams.arguments import (
 from td_worker.streams.guardrail import warn_in_chat_agent
 from td_worker.streams.lane import Lane
 from td_worker.streams.naming import DEFAULT_KEY, check_key
-from td_worker.streams.reader import Chunks
+from td_worker.streams.reader import Feed, chunks_of
 
 __all__ = ["DefinedStream", "StreamHandle", "Writer", "append", "define", "pipe", "read", "writer"]
 
@@ -308,19 +308,19 @@ def read(
     refuse_on_event_loop("streams.read")
     warn_in_chat_agent("read")
     asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
-    chunks = current_execution().streams.read(
+    feed = current_execution().streams.read(
         asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s
     )
 
-    return _each(chunks)
+    return _each(feed)
 
 
-def _each(chunks: Chunks) -> Generator[Any, None, None]:
+def _each(feed: Feed) -> Generator[Any, None, None]:
     try:
-        while (batch := chunks.next().result()) is not None:
-            yield from batch
+        while (parts := feed.next().result()) is not None:
+            yield from chunks_of(parts)
     finally:
-        chunks.close()
+        feed.close()
 
 
 def _start_pipe(lane: Lane, source: Iterable[Any]) -> StreamHandle:

@@ -12,14 +12,15 @@ from weakref import WeakValueDictionary
 import structlog
 
 from td_sharedcache.slot import Slot
-from td_worker.errors import StreamClosedError
+from td_worker.errors import ControlPlaneError, StreamClosedError
 from td_worker.opened import OpenedStreams
 from td_worker.streams.appender import Appender
 from td_worker.streams.buffer import Budget
 from td_worker.streams.delivery import Credentials, Delivery, Store
 from td_worker.streams.lane import Lane
 from td_worker.streams.policy import StreamLimits
-from td_worker.streams.reader import Chunks, RunStreams
+from td_worker.streams.reader import Feed, RunStreams, run_read_error
+from td_worker.streams.subscription import Subscription
 
 if TYPE_CHECKING:
     from td_worker.context import Execution
@@ -81,13 +82,33 @@ class StreamClient:
 
         return lane
 
-    def read(self, run_id: str, key: str, *, last_event_id: str | None, timeout_s: int) -> Chunks:
-        """Return the chunks of a run's stream, to be pulled from any thread."""
+    def read(self, run_id: str, key: str, *, last_event_id: str | None, timeout_s: int) -> Feed:
+        """Return the parts of a run's stream, to be pulled from any thread."""
+        subscription = Subscription(
+            lambda cursor: self._control_plane.open_run_stream(
+                run_id, key, last_event_id=cursor, timeout_s=timeout_s
+            ),
+            last_event_id=last_event_id,
+        )
+
+        return self.follow(subscription, run_read_error(run_id, key))
+
+    def follow(
+        self, subscription: Subscription, translate: Callable[[ControlPlaneError], Exception]
+    ) -> Feed:
+        """
+        Return the parts of any subscription, to be pulled from any thread.
+
+        Args:
+            subscription: Not started yet.
+            translate: Makes the error that the puller sees from the control plane's.
+
+        Raises:
+            StreamClosedError: The worker is stopping.
+        """
         self._check_open()
 
-        return Chunks(
-            self, self._control_plane, run_id, key, last_event_id=last_event_id, timeout_s=timeout_s
-        )
+        return Feed(self, subscription, translate)
 
     async def drain(
         self,

@@ -11,6 +11,9 @@ from httpx_sse import ServerSentEvent
 from td_worker.errors import ControlPlaneRefusedError, ControlPlaneUnreachableError
 from td_worker.streams.envelope import Envelope, decode_envelope
 
+CONTROL_HEADER: Final = "trigger-control"
+"""The header that makes a record a control record."""
+
 DEDUPE_WINDOW: Final = 5000
 """Envelope ids remembered: those of five full appends."""
 
@@ -29,6 +32,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     def has_chunk(self) -> bool:
         """Say whether it carries data."""
         return self.chunk is not msgspec.UNSET
+
+    @property
+    def control(self) -> str | None:
+        """What a control record says, such as `turn-complete`; None for all other records."""
+        return next((value for name, value in self.headers if name == CONTROL_HEADER), None)
 
 
 class Seen:
