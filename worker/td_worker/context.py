@@ -6,6 +6,8 @@ from td_worker import context
 
 context.run.id, context.run.parent_id, context.run.root_id
 context.attempt.number, context.task.id
+context.locals["session"] = session        # shared by the run's code and its hooks
+context.init["database"]                   # what the `init` hooks returned
 ```
 
 The execution is kept in a context variable, so concurrent async tasks of one worker never see
@@ -22,13 +24,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from td_worker.errors import BlockingCallError, NotInTaskError
 from td_worker.messages import ChildOutcome, TriggerItem
 from td_worker.opened import OpenedStreams
 
 if TYPE_CHECKING:
+    from td_worker.hooks import Wait
     from td_worker.streams.client import StreamClient
 
 
@@ -88,6 +91,25 @@ class Unsupervised:
         raise NotInTaskError("triggering runs")
 
 
+class Waits:
+    """What a wait of a run means beside the wait itself; here, without an executor, nothing."""
+
+    async def begin(self, wait: Wait) -> None:
+        """The run is about to wait."""
+
+    async def end(self, wait: Wait) -> None:
+        """What it waited for is there."""
+
+    def begin_blocked(self, wait: Wait) -> None:
+        """As `begin`, for the thread of a plain `def` task."""
+
+    def end_blocked(self, wait: Wait) -> None:
+        """As `end`, for the thread of a plain `def` task."""
+
+    def abandon(self) -> None:
+        """The wait failed; callable from any thread."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Execution:
     """One attempt of one run in this process, and what its code may reach."""
@@ -103,6 +125,12 @@ class Execution:
     """Every stream this execution writes to, until it is settled; drained at the end."""
     cancelled: Event = field(default_factory=Event)
     """Set when the attempt is to end; an async task is cancelled, too."""
+    waits: Waits = field(default_factory=Waits)
+    """Who is told when the run waits; see `td_worker.hooks.waiting`."""
+    locals: dict[Any, Any] = field(default_factory=dict)
+    """A place for whatever the code of this execution shares with its hooks."""
+    init: dict[str, Any] = field(default_factory=dict)
+    """What the `init` hooks returned, merged."""
     in_chat_agent: bool = False
     """This attempt serves a chat, which shows its session's stream and none of the run's."""
     _calls: Iterator[int] = field(default_factory=itertools.count)
@@ -123,6 +151,10 @@ attempt: AttemptInfo
 """The current attempt; raises NotInTaskError outside a task."""
 task: TaskInfo
 """The current task; raises NotInTaskError outside a task."""
+locals: dict[Any, Any]  # noqa: A001  upstream's name, and only ever used as context.locals
+"""This execution's key/value store; empty at the start of each attempt."""
+init: dict[str, Any]
+"""What the `init` hooks of this execution returned, merged."""
 
 _execution: ContextVar[Execution] = ContextVar("td_worker_execution")
 
@@ -182,6 +214,6 @@ def refuse_on_event_loop(call: str) -> None:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name in {"run", "attempt", "task"}:
+        if name in {"run", "attempt", "task", "locals", "init"}:
             return getattr(current(), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ What goes wrong in td_worker: one tree, in reading order.
   - TaskPayloadError               a payload that the task's type hint refuses
   - TaskOutputError                an output that JSON cannot express
   - OutputTooLargeError            an output over the limit
+  - TaskMiddlewareError            middleware that did not call what is inside it
   - StreamLossError                a run lost stream records and its task calls that a failure
   - TriggerRefusedError            the supervisor did not accept runs
   - SubtaskUnwrapError             `unwrap()` of a child run that did not complete
@@ -17,6 +18,7 @@ What goes wrong in td_worker: one tree, in reading order.
     - StreamClosedError            a write to a writer that is closed, aborted or failed
     - ChunkNotEncodableError       a chunk that JSON cannot express
     - ChatChunkTooLargeError       a chunk over the per-record cap
+    - ChatBufferFullError          a chat chunk that found both its buffers full
     - StreamWriteError             records that were given up: says how many were acked
     - StreamReadError              a read that cannot go on
     - SessionReadError             a read of a session's channel that cannot go on
@@ -164,6 +166,19 @@ class OutputTooLargeError(TdWorkerError):
         )
 
 
+class TaskMiddlewareError(TdWorkerError):
+    """
+    Middleware returned and had not called `next()`: the task was not executed.
+
+    Attributes:
+        hook: Where the middleware is.
+    """
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+        super().__init__(f"middleware {hook} returned without `await next()`")
+
+
 class StreamLossError(TdWorkerError):
     """
     The run lost stream records, and its task has `fail_on_stream_loss`.
@@ -242,6 +257,24 @@ class ChatChunkTooLargeError(StreamError):
             f"per-record cap of {max_size} bytes. Put oversized payloads into your own store and "
             "emit only an id or url. "
             "See https://trigger.dev/docs/ai-chat/patterns/large-payloads"
+        )
+
+
+class ChatBufferFullError(StreamError):
+    """
+    A chunk of `chat.response.write` was refused: more is written than the stream store takes.
+
+    Attributes:
+        chat_id: The chat.
+        waiting: Bytes that wait for room in the buffer already.
+    """
+
+    def __init__(self, chat_id: str, waiting: int) -> None:
+        self.chat_id = chat_id
+        self.waiting = waiting
+        super().__init__(
+            f"chat {chat_id!r}: the buffer is full and {waiting} bytes wait for room in it; write "
+            "`await chat.response.write(chunk)`, which waits while it is full"
         )
 
 

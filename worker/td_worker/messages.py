@@ -23,6 +23,7 @@ __all__ = [
     "FrameTooLargeError",
     "FromSupervisor",
     "FromWorker",
+    "Leaving",
     "NoticeSent",
     "Outcomes",
     "Overdue",
@@ -65,6 +66,8 @@ class RunError(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     traceback: str = ""
     retryable: bool = True
+    code: str | None = None
+    """The control plane's name for a failure that is not the task's own, as TASK_INPUT_ERROR."""
 
 
 class AssignedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +80,12 @@ class AssignedRun(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     parent_id: str | None
     root_id: str
+    attempts_used: int | None = None
+    """How many attempts count against the limit, this one included; None: all of them."""
+    max_attempts: int | None = None
+    """In place of the task's."""
+    max_duration: float | None = None
+    """Seconds this attempt may take, in place of the task's."""
 
 
 class TriggerItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +119,8 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     output: bytes | None = None
     error: RunError | None = None
     records_lost: int = 0
+    retry_at: float | None = None
+    """When a FAILED run is tried again, seconds since the epoch; None: it is not."""
 
 
 # ------------------------------------------------------------------ supervisor -> worker
@@ -212,10 +223,23 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Overdue(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """An attempt went past ``max_duration`` and ignored its cancellation: only a kill ends it."""
+    """An attempt was to end and ignored that: only a kill ends it."""
 
     run_id: str
     attempt: int
+    status: str = "TIMED_OUT"
+    """What becomes of the run: TIMED_OUT or CANCELED."""
+
+
+class Leaving(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker has done its number of runs, or is too large: replace it when it suits."""
+
+    reason: str
+    """``runs`` or ``memory``."""
+    runs: int
+    """How many it has executed."""
+    memory: int
+    """Bytes it has in memory."""
 
 
 class Drained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -233,7 +257,7 @@ FromSupervisor = (
     | ChildrenPostponed
     | NoticeSent
 )
-FromWorker = Ready | Outcomes | Trigger | Overdue | Drained | NoticeSent
+FromWorker = Ready | Outcomes | Trigger | Overdue | Leaving | Drained | NoticeSent
 
 _PART_BYTES: Final = 16 * 1024 * 1024
 """Bytes of outcomes that are sent together; one alone may have more."""

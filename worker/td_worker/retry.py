@@ -6,8 +6,25 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["RetryPolicy"]
+from td_worker.errors import (
+    AbortTaskRunError,
+    ControlPlaneError,
+    OutputTooLargeError,
+    TaskOutputError,
+    TaskPayloadError,
+    TdWorkerError,
+)
+
+__all__ = ["RetryPolicy", "default_delay", "is_retryable"]
+
+_NEVER_RETRIED: Final = (AbortTaskRunError, TaskPayloadError, TaskOutputError, OutputTooLargeError)
+_BAD_REQUEST: Final = 400
+_SERVER_ERROR: Final = 500
+_RATE_LIMITED: Final = 429
+_PASSING: Final = frozenset({408, _RATE_LIMITED})
+"""Answers below 500 that may be others the next time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +75,40 @@ class RetryPolicy:
             return float(self.factor ** (attempt - 1))
         except OverflowError:
             return sys.float_info.max  # not infinity, which would make a min_timeout of 0 NaN
+
+
+def default_delay(
+    error: BaseException, policy: RetryPolicy, attempt: int, random: Callable[[], float]
+) -> float | None:
+    """Return the seconds until the next attempt after *error*, None if there is to be none.
+
+    By the control plane's own rules: no attempt after an error that the next one would meet, too,
+    and not before the end of a rate limit that names it.
+
+    Args:
+        error: What the attempt raised.
+        policy: The task's.
+        attempt: How many attempts count so far, the failed one included; from 1.
+        random: Returns a number in [0, 1), as `random.random` does.
+    """
+    delay = policy.delay(attempt, random)
+    if delay is None or not is_retryable(error):
+        return None
+    status = getattr(error, "status", None)
+    reset = getattr(error, "retry_after", None)
+    if isinstance(error, TdWorkerError) and status == _RATE_LIMITED and reset is not None:
+        return float(reset) + random()
+
+    return delay
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether another attempt may fare better."""
+    if isinstance(error, ControlPlaneError):
+        status = error.status or 0
+        return not _BAD_REQUEST <= status < _SERVER_ERROR or status in _PASSING
+
+    return not isinstance(error, _NEVER_RETRIED)
 
 
 def _check(is_held: bool, rule: str, value: float) -> None:
