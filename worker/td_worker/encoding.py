@@ -1,21 +1,41 @@
 """How values of task code become JSON: payloads, outputs and chunks alike."""
 
+from functools import cache
 from typing import Any
 
 import msgspec
 
-__all__ = ["encode_json"]
+__all__ = ["encode_json", "to_plain"]
 
 
-def _encode_foreign(value: Any) -> Any:
-    """Return a JSON-able stand-in for what msgspec does not know: pydantic models."""
+def to_plain(value: Any) -> Any:
+    """Return a JSON-able stand-in for what msgspec does not know: pydantic models.
+
+    Events of the clients of model providers (OpenAI's, Anthropic's and others made by the same
+    generator) come out as they were on the wire: what the provider did not send is left out.
+
+    Raises:
+        TypeError: *value* is something else.
+    """
     dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="json")
-    raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
+    if not callable(dump) or isinstance(value, type):
+        raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
+    if _is_api_model(type(value)):
+        return dump(mode="json", by_alias=True, exclude_unset=True)
+
+    return dump(mode="json")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_encode_foreign)
+@cache
+def _is_api_model(kind: type) -> bool:
+    """Say whether models of *kind* are made from what a provider sent."""
+    return any(
+        base.__name__ == "BaseModel" and base.__module__.endswith("._models")
+        for base in kind.__mro__
+    )
+
+
+_encoder = msgspec.json.Encoder(enc_hook=to_plain)
 
 
 def encode_json(value: Any) -> bytes:

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
+from td_worker.encoding import to_plain
 from td_worker.errors import ChatChunkTooLargeError, ChunkNotEncodableError
 
 MAX_ENVELOPE: Final = 1_047_552
 """Bytes of UTF-8 one envelope may have (1 MiB less 1 KiB): the official SDK's cap."""
 
-_encoder: Final = msgspec.json.Encoder(enc_hook=lambda chunk: _to_plain(chunk))
+_encoder: Final = msgspec.json.Encoder(enc_hook=to_plain)
 
 
 class Envelope(msgspec.Struct):
@@ -77,20 +78,11 @@ def chunk_type(chunk: object) -> str | None:
     return None
 
 
-def _to_plain(chunk: object) -> object:
-    """Turn a pydantic model, which the clients of most model providers emit, into plain data."""
-    dump = getattr(chunk, "model_dump", None)
-    if dump is None or isinstance(chunk, type):
-        raise TypeError(f"objects of type {type(chunk).__name__} are not JSON")
-
-    return dump(mode="json")
-
-
 def _encode_oddities(envelope: dict[str, object]) -> bytes:
     # Token streams cut emoji in half: a lone surrogate, which UTF-8 cannot hold, must travel as
     # its \uXXXX escape, as JSON.stringify has it. Integers over 64 bits come this way too.
     try:
-        plain = msgspec.to_builtins(envelope, enc_hook=_to_plain)
+        plain = msgspec.to_builtins(envelope, enc_hook=to_plain)
         text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise _not_encodable(envelope["data"], error) from error
