@@ -29,7 +29,9 @@ from td_worker.messages import (
     ChildrenDone,
     ChildrenPostponed,
     Overdue,
+    Resumed,
     RunOutcome,
+    Suspended,
     Trigger,
     Triggered,
     TriggerItem,
@@ -242,6 +244,10 @@ class Dispatcher:
                 self.wake()
             case Trigger():
                 self._in_background(self._trigger_for(worker, message))
+            case Suspended():
+                self._suspend(worker, message)
+            case Resumed():
+                self._resume(worker, message)
             case Overdue():
                 self._end_overdue(worker, message)
             case _:
@@ -366,7 +372,20 @@ class Dispatcher:
             worker.channel.send(ChildrenDone(request=message.request, outcomes=part, last=False))
         worker.channel.send(ChildrenDone(request=message.request, outcomes=last))
 
-    def _count_wait(self, worker: Worker, message: Trigger, change: int) -> bool:
+    def _suspend(self, worker: Worker, message: Suspended) -> None:
+        if self._count_wait(worker, message, 1):
+            self._track(self._store.wait(message.run_id, message.attempt, worker.owner))
+
+    def _resume(self, worker: Worker, message: Resumed) -> None:
+        if self._count_wait(worker, message, -1):
+            self._track(self._store.resume(message.run_id, message.attempt, worker.owner))
+
+    def _track(self, change: "asyncio.Future[bool]") -> None:
+        change.add_done_callback(self._failed)
+
+    def _count_wait(
+        self, worker: Worker, message: Trigger | Suspended | Resumed, change: int
+    ) -> bool:
         """Count a waiting call that begins or ends; say whether the run's place is freed or taken.
 
         A run may wait in several calls at once, and has its place again when none is left: with

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from td_worker.errors import BlockingCallError, NotInTaskError
 from td_worker.messages import ChildOutcome, TriggerItem
 from td_worker.opened import OpenedStreams
+from td_worker.tails import Tails
 
 if TYPE_CHECKING:
     from td_worker.hooks import Wait
@@ -74,6 +75,14 @@ class Messenger(Protocol):
         """Ask for runs; the future has their outcomes once all have one."""
         ...
 
+    def suspended(self, run_id: str, attempt: int) -> None:
+        """Say that this run waits for input and needs no place."""
+        ...
+
+    def resumed(self, run_id: str, attempt: int) -> None:
+        """Say that one wait of this run is over."""
+        ...
+
 
 class Unsupervised:
     """The messenger of an execution without a supervisor: it can trigger nothing."""
@@ -89,6 +98,12 @@ class Unsupervised:
         """Refuse."""
         del run_id, attempt, items
         raise NotInTaskError("triggering runs")
+
+    def suspended(self, run_id: str, attempt: int) -> None:
+        """There is no place to free."""
+
+    def resumed(self, run_id: str, attempt: int) -> None:
+        """There is no place to take."""
 
 
 class Waits:
@@ -123,6 +138,8 @@ class Execution:
     """How this execution asks the supervisor for other runs."""
     opened: OpenedStreams = field(default_factory=OpenedStreams)
     """Every stream this execution writes to, until it is settled; drained at the end."""
+    tails: Tails = field(default_factory=Tails)
+    """What this execution has of the channels and input streams it reads."""
     cancelled: Event = field(default_factory=Event)
     """Set when the attempt is to end; an async task is cancelled, too."""
     waits: Waits = field(default_factory=Waits)

@@ -152,8 +152,11 @@ class Executor:
         attempt.stop_status = status
         attempt.execution.cancelled.set()
         # A thread cannot be interrupted: cancelling its future would report an end of code that
-        # goes on. Plain `def` tasks see the flag and end themselves, or die with the process.
-        if attempt.begun and self._tasks[attempt.run.task].is_async:
+        # goes on. Plain `def` tasks see the flag and end themselves, or die with the process; only
+        # one that waits for input is told.
+        if not self._tasks[attempt.run.task].is_async:
+            attempt.execution.tails.interrupt()
+        elif attempt.begun:
             (attempt.function or attempt.task).cancel()
 
     async def _attempt(self, run_id: str) -> None:
@@ -164,6 +167,7 @@ class Executor:
         log.info("run.started")
         with context.executing(attempt.execution):
             outcome = await self._outcome(attempt)
+        attempt.execution.tails.close()
         del self._attempts[run_id]
         if not self._attempts:
             self._idle.set()
@@ -233,6 +237,8 @@ class Executor:
         attempt.stop_status = "TIMED_OUT"
         if task.is_async:
             function.cancel()
+        else:
+            attempt.execution.tails.interrupt()
         done, _ = await asyncio.wait({function}, timeout=_CANCEL_GRACE)
         if not done:
             self._overdue(attempt.run)

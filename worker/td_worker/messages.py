@@ -28,8 +28,10 @@ __all__ = [
     "Outcomes",
     "Overdue",
     "Ready",
+    "Resumed",
     "RunError",
     "RunOutcome",
+    "Suspended",
     "Trigger",
     "TriggerItem",
     "TriggerRefused",
@@ -222,6 +224,20 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     wait: bool = False
 
 
+class Suspended(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A run waits for input in one more call: while it does in any, it frees its place (R9)."""
+
+    run_id: str
+    attempt: int
+
+
+class Resumed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One of a run's waits for input is over."""
+
+    run_id: str
+    attempt: int
+
+
 class Overdue(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An attempt was to end and ignored that: only a kill ends it."""
 
@@ -257,7 +273,9 @@ FromSupervisor = (
     | ChildrenPostponed
     | NoticeSent
 )
-FromWorker = Ready | Outcomes | Trigger | Overdue | Leaving | Drained | NoticeSent
+FromWorker = (
+    Ready | Outcomes | Trigger | Suspended | Resumed | Overdue | Leaving | Drained | NoticeSent
+)
 
 _PART_BYTES: Final = 16 * 1024 * 1024
 """Bytes of outcomes that are sent together; one alone may have more."""

@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -35,7 +36,9 @@ from td_worker.messages import (
     Outcomes,
     Overdue,
     Ready,
+    Resumed,
     RunOutcome,
+    Suspended,
     Trigger,
     Triggered,
     TriggerItem,
@@ -117,6 +120,8 @@ class RuntimeThread:
         self._numbers = itertools.count(1)
         self._outcomes: list[RunOutcome] = []
         self._outcomes_lock = threading.Lock()
+        self._suspended: Counter[tuple[str, int]] = Counter()
+        self._draining = False
         self._inbox: Inbox | None = None
         self._welcome: asyncio.Future[Welcome]
         self._channel: Channel[FromSupervisor]
@@ -170,6 +175,14 @@ class RuntimeThread:
         self._ask(run_id, attempt, items, _Request(Future(), done))
 
         return done
+
+    def suspended(self, run_id: str, attempt: int) -> None:
+        """Say that this run waits for input and needs no place."""
+        self._loop.call_soon_threadsafe(self._suspend, run_id, attempt)
+
+    def resumed(self, run_id: str, attempt: int) -> None:
+        """Say that one wait of this run is over."""
+        self._loop.call_soon_threadsafe(self._resume, run_id, attempt)
 
     def _ask(self, run_id: str, attempt: int, items: list[TriggerItem], request: _Request) -> None:
         number = next(self._numbers)
@@ -257,7 +270,7 @@ class RuntimeThread:
             case CancelRun():
                 self._require_inbox().cancel(message.run_id, message.attempt)
             case Drain():
-                self._require_inbox().drain(message.timeout)
+                self._drain(message)
             case Welcome():
                 self._welcome.set_result(message)
 
@@ -266,6 +279,26 @@ class RuntimeThread:
             raise AssertionError("the supervisor sent a run before this worker was ready")
 
         return self._inbox
+
+    def _suspend(self, run_id: str, attempt: int) -> None:
+        self._suspended[run_id, attempt] += 1
+        self._channel.send(Suspended(run_id=run_id, attempt=attempt))
+        if self._draining:
+            self._require_inbox().interrupt(run_id, attempt)
+
+    def _resume(self, run_id: str, attempt: int) -> None:
+        self._suspended[run_id, attempt] -= 1
+        if not self._suspended[run_id, attempt]:
+            del self._suspended[run_id, attempt]
+        self._channel.send(Resumed(run_id=run_id, attempt=attempt))
+
+    def _drain(self, message: Drain) -> None:
+        # A run that waits for input may do so for hours: it starts again in another worker, which
+        # finds the input where this one would have.
+        self._draining = True
+        for run_id, attempt in self._suspended:
+            self._require_inbox().interrupt(run_id, attempt)
+        self._require_inbox().drain(message.timeout)
 
     def _send_outcomes(self) -> None:
         with self._outcomes_lock:
