@@ -55,6 +55,10 @@ class Handler(Protocol):
         """Have the record looked at; the future says whether it was taken."""
         ...
 
+    def close(self) -> None:
+        """Work on nothing more."""
+        ...
+
 
 class Spawner(Protocol):
     """Where a tail's work is done: the stream client."""
@@ -214,6 +218,8 @@ class Tail:
 
     def _close(self) -> None:
         self._closed = True
+        for handler in self._handlers:
+            handler.close()
         self._handlers.clear()
         self._fail(asyncio.CancelledError("the run has ended"))
         if self._pump is not None:

@@ -12,14 +12,16 @@ from weakref import WeakValueDictionary
 import structlog
 
 from td_sharedcache.slot import Slot
+from td_worker.control_plane import ControlPlane
 from td_worker.errors import ControlPlaneError, StreamClosedError
 from td_worker.opened import OpenedStreams
 from td_worker.streams.appender import Appender
 from td_worker.streams.buffer import Budget
+from td_worker.streams.canonical import CanonicalCredentials
 from td_worker.streams.delivery import Credentials, Delivery, Store
 from td_worker.streams.lane import Lane
 from td_worker.streams.policy import StreamLimits
-from td_worker.streams.reader import Feed, RunStreams, run_read_error
+from td_worker.streams.reader import Feed, run_read_error
 from td_worker.streams.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class StreamClient:
         loop: The runtime loop.
         cache: The credential cache.
         store: The stream store.
-        control_plane: Where run streams are read.
+        control_plane: Where streams are read and sessions are kept.
         limits: Bounds of the write path.
     """
 
@@ -52,13 +54,14 @@ class StreamClient:
         *,
         cache: Credentials,
         store: Store,
-        control_plane: RunStreams,
+        control_plane: ControlPlane,
         limits: StreamLimits | None = None,
     ) -> None:
         self._loop = loop
-        self._cache = cache
+        self._cache = CanonicalCredentials(cache, control_plane)
         self._store = store
-        self._control_plane = control_plane
+        self.control_plane = control_plane
+        """For calls made on the runtime loop."""
         self._limits = limits or StreamLimits()
         self._lock = Lock()
         self._budget = Budget(self._limits.process_bytes)
@@ -85,7 +88,7 @@ class StreamClient:
     def read(self, run_id: str, key: str, *, last_event_id: str | None, timeout_s: int) -> Feed:
         """Return the parts of a run's stream, to be pulled from any thread."""
         subscription = Subscription(
-            lambda cursor: self._control_plane.open_run_stream(
+            lambda cursor: self.control_plane.open_run_stream(
                 run_id, key, last_event_id=cursor, timeout_s=timeout_s
             ),
             last_event_id=last_event_id,

@@ -1,0 +1,394 @@
+"""
+What a run receives, for async tasks: the half that input streams and sessions' `in` share.
+
+A record goes to the first that waits for one (`once`, `wait`), and to every handler (`on`); what
+nobody takes stays until somebody does. Plain `def` tasks: `td_worker.blocking_inputs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from td_worker.context import Execution
+from td_worker.errors import InputTimeoutError, WaitpointTimeoutError
+from td_worker.hooks import Wait, waiting
+from td_worker.http import say
+from td_worker.input_calls import InputSource, RunInputs, send_input
+from td_worker.tail import Handler, InputRecord, Tail, Waiter
+
+__all__ = ["Input", "InputRecord", "InputResult", "InputStream", "Subscription"]
+
+log = structlog.get_logger()
+
+GRACE: Final = 0.1
+"""Seconds that a wait keeps its place: what is there already needs no coming and going."""
+
+SKIPPED: Final = "Idle timeout elapsed and skip_suspend is set"
+
+Callback = Callable[[], Awaitable[object] | object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputResult:
+    """What `once` and `wait` return: a record, or why there is none."""
+
+    record: InputRecord | None = None
+    error: InputTimeoutError | WaitpointTimeoutError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether something came in time."""
+        return self.record is not None
+
+    @property
+    def output(self) -> Any:
+        """What came; None when nothing did."""
+        return None if self.record is None else self.record.data
+
+    @property
+    def seq_num(self) -> int | None:
+        """The record's number; None when nothing came."""
+        return None if self.record is None else self.record.seq_num
+
+    def unwrap(self) -> Any:
+        """
+        Return what came.
+
+        Raises:
+            InputTimeoutError, WaitpointTimeoutError: Nothing came in time.
+        """
+        if self.error is not None:
+            raise self.error
+
+        return self.output
+
+
+class Subscription:
+    """A handler that is called with what comes in; made by `on`."""
+
+    def __init__(self, tail: Tail, handler: Handler) -> None:
+        self._tail = tail
+        self._handler = handler
+
+    def off(self) -> None:
+        """Call it no more; what it has not taken goes to others."""
+        self._tail.remove(self._handler)
+
+
+class Input:
+    """
+    What comes in, for async tasks; see `streams.input` and `sessions.open(...).in_`.
+
+    Every execution reads for itself, from the beginning unless it says otherwise.
+    """
+
+    def __init__(self, source: InputSource) -> None:
+        self._source = source
+
+    @property
+    def last_dispatched_seq_num(self) -> int | None:
+        """The highest number of a record that was taken; None before any."""
+        return self._source.tail().last_taken
+
+    def on(self, handler: Callable[[Any], object]) -> Subscription:
+        """
+        Have `handler` called with every record, those that wait already included.
+
+        A plain function is called on the caller's loop. What it takes by returning exactly `True`
+        is nobody else's; anything else is kept for others until somebody takes it. A coroutine
+        function takes every record, and works on one after the other. Errors are logged.
+
+        Must not block, nor be the only one to take what it does not want: after 10,000 records that
+        nobody takes, nothing more is read.
+
+        ```python
+        stop = session.in_.on(lambda message: message.get("type") == "stop")
+        stop.off()
+        ```
+        """
+        tail = self._source.tail()
+        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004  not whether, but which one
+        )
+
+        return subscribe(tail, handler, is_async=is_async)
+
+    def on_record(self, handler: Callable[[InputRecord], object]) -> Subscription:
+        """As `on`, for a plain function that wants the whole record, with its number and time."""
+        return subscribe(self._source.tail(), handler, is_async=False, whole=True)
+
+    async def once(self, *, timeout: float | None = None) -> InputResult:
+        """
+        Take the next record.
+
+        Args:
+            timeout: Seconds to wait for it; None for as long as it takes.
+
+        Raises:
+            SessionReadError: It cannot be read.
+        """
+        tail = self._source.tail()
+        waiter = tail.take()
+        async with _taking(tail, waiter):
+            record = await _arrival(waiter, timeout) or _withdraw(waiter)
+
+        return InputResult(
+            record=record,
+            error=InputTimeoutError(tail.name, timeout or 0) if record is None else None,
+        )
+
+    def peek(self) -> Any:
+        """Return the first record that nobody has taken yet, and leave it; None without one."""
+        record = self._source.tail().peek()
+
+        return None if record is None else record.data
+
+    async def wait(self, *, timeout: float | None = None) -> InputResult:
+        """
+        Take the next record; while there is none, the run frees its place in the worker.
+
+        Args:
+            timeout: Seconds to wait for it; None for as long as it takes.
+
+        Raises:
+            SessionReadError: It cannot be read.
+        """
+        tail = self._source.tail()
+        waiter = tail.take()
+        async with _taking(tail, waiter):
+            record = await _arrival(waiter, GRACE if timeout is None else min(GRACE, timeout))
+            if record is None:
+                record = await self._wait_aside(tail, waiter, timeout)
+
+        return _waited(tail, record, timeout)
+
+    async def wait_with_idle_timeout(
+        self,
+        idle_timeout: float,
+        *,
+        timeout: float | None = None,
+        on_suspend: Callback | None = None,
+        on_resume: Callback | None = None,
+        skip_suspend: bool = False,
+    ) -> InputResult:
+        """
+        Take the next record: stay warm for a while, and only then free the run's place.
+
+        Args:
+            idle_timeout: Seconds to stay in place.
+            timeout: Seconds to wait after that; None for as long as it takes.
+            on_suspend: Called before the place is freed.
+            on_resume: Called when the wait in which it was freed is over, whatever came.
+            skip_suspend: Give up after the idle time instead.
+
+        Raises:
+            SessionReadError: It cannot be read.
+        """
+        tail = self._source.tail()
+        waiter = tail.take()
+        async with _taking(tail, waiter):
+            record = await _arrival(waiter, max(idle_timeout, GRACE))
+            if record is None and skip_suspend:
+                record = _withdraw(waiter)
+                error = WaitpointTimeoutError(SKIPPED) if record is None else None
+                return InputResult(record=record, error=error)
+            if record is None:
+                await _tell(on_suspend)
+                record = await self._wait_aside(tail, waiter, timeout)
+                await _tell(on_resume)
+
+        return _waited(tail, record, timeout)
+
+    def resume_after(self, seq_num: int) -> None:
+        """Read only what comes behind this number; before anything else is called."""
+        self._source.tail().resume_after(seq_num)
+
+    def ignore_until(self, timestamp: int | None) -> None:
+        """Drop what comes with this time (milliseconds) or an earlier one; None drops nothing."""
+        self._source.tail().ignore_until(timestamp)
+
+    async def _wait_aside(
+        self, tail: Tail, waiter: Waiter, timeout: float | None
+    ) -> InputRecord | None:
+        execution = self._source.execution()
+        async with waiting(Wait(type="input", ids=(tail.name,))), _suspended(execution):
+            return await _arrival(waiter, timeout) or _withdraw(waiter)
+
+
+class InputStream(Input):
+    """What clients send to a run; made by `streams.input`."""
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(RunInputs(stream_id))
+        self.id = stream_id
+
+    async def send(self, run_id: str, data: Any) -> None:
+        """
+        Send to the input stream of this id of any run.
+
+        Raises:
+            ControlPlaneError: It was not taken, for example since the run is over.
+        """
+        await asyncio.wrap_future(send_input(run_id, self.id, data))
+
+
+# --- handlers ------------------------------------------------------------------------------------
+
+
+def subscribe(
+    tail: Tail, function: Callable[[Any], object], *, is_async: bool, whole: bool = False
+) -> Subscription:
+    """Have `function` called on the running loop."""
+    kind = _Worker if is_async else _Caller
+    handler = kind(function, tail.name, whole=whole)
+    tail.add(handler)
+
+    return Subscription(tail, handler)
+
+
+class _OnLoop:
+    """A handler that is called on the loop, and in the context, it was made in."""
+
+    def __init__(self, function: Callable[[Any], Any], source: str, *, whole: bool) -> None:
+        self._function = function
+        self._source = source
+        self._whole = whole
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+
+    def _argument(self, record: InputRecord) -> Any:
+        return record if self._whole else record.data
+
+    def _complain(self, error: Exception) -> None:
+        log.error("input.handler_failed", source=self._source, reason=say(error), exc_info=error)
+
+
+class _Caller(_OnLoop):
+    """A plain function, which says at once whether it takes a record."""
+
+    def offer(self, record: InputRecord) -> Future[bool]:
+        """Have it called; done with what it says."""
+        answer: Future[bool] = Future()
+        try:
+            self._loop.call_soon_threadsafe(self._call, record, answer, context=self._context)
+        except RuntimeError:  # its loop is closed
+            answer.set_result(False)
+
+        return answer
+
+    def close(self) -> None:
+        """There is nothing under way."""
+
+    def _call(self, record: InputRecord, answer: Future[bool]) -> None:
+        taken = False
+        try:
+            taken = self._function(self._argument(record)) is True
+        except Exception as error:  # noqa: BLE001  whatever it raises, the next record must come
+            self._complain(error)
+        finally:
+            answer.set_result(taken)
+
+
+class _Worker(_OnLoop):
+    """A coroutine function, which works on one record after the other."""
+
+    def __init__(self, function: Callable[[Any], Any], source: str, *, whole: bool) -> None:
+        super().__init__(function, source, whole=whole)
+        self._queue: deque[InputRecord] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def offer(self, record: InputRecord) -> Future[bool]:
+        """Take the record, to be worked on soon."""
+        answer: Future[bool] = Future()
+        try:
+            self._loop.call_soon_threadsafe(self._queue_up, record, context=self._context)
+        except RuntimeError:
+            answer.set_result(False)
+        else:
+            answer.set_result(True)
+
+        return answer
+
+    def close(self) -> None:
+        """Stop working: the run has ended."""
+        if self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def _queue_up(self, record: InputRecord) -> None:
+        self._queue.append(record)
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._work(), context=self._context)
+
+    async def _work(self) -> None:
+        while self._queue:
+            record = self._queue.popleft()
+            try:
+                await self._function(self._argument(record))
+            except Exception as error:  # noqa: BLE001  as above
+                self._complain(error)
+
+
+# --- waiting -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _taking(tail: Tail, waiter: Waiter) -> AsyncIterator[None]:
+    """Give back what nobody has looked at, when the block fails or is cancelled."""
+    try:
+        yield
+    except BaseException:
+        tail.give_back(waiter)
+        raise
+
+
+@asynccontextmanager
+async def _suspended(execution: Execution) -> AsyncIterator[None]:
+    execution.messenger.suspended(execution.run.id, execution.attempt.number)
+    try:
+        yield
+    finally:
+        execution.messenger.resumed(execution.run.id, execution.attempt.number)
+
+
+async def _arrival(waiter: Waiter, timeout: float | None) -> InputRecord | None:
+    """Return the record as soon as there is one; None after `timeout` seconds."""
+    arrival = asyncio.wrap_future(waiter.future)
+    arrival.add_done_callback(_look_at)
+    await asyncio.wait({arrival}, timeout=timeout)
+
+    return waiter.future.result() if waiter.future.done() else None
+
+
+def _withdraw(waiter: Waiter) -> InputRecord | None:
+    """Wait no more; return the record that came in the last moment, if one did."""
+    return None if waiter.future.cancel() else waiter.future.result()
+
+
+def _look_at(arrival: asyncio.Future[InputRecord]) -> None:
+    # The waiter's own future is what raises; asyncio would complain of this one's error.
+    if not arrival.cancelled():
+        arrival.exception()
+
+
+def _waited(tail: Tail, record: InputRecord | None, timeout: float | None) -> InputResult:
+    if record is not None:
+        return InputResult(record=record)
+
+    return InputResult(
+        error=WaitpointTimeoutError(f"no input came from {tail.name} within {timeout or 0:g} s")
+    )
+
+
+async def _tell(callback: Callback | None) -> None:
+    if callback is not None and inspect.isawaitable(answer := callback()):
+        await answer
