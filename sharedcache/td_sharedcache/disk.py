@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import time
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import diskcache
 
@@ -29,7 +29,7 @@ from td_sharedcache.errors import (
 from td_sharedcache.event import Level, Reporter
 from td_sharedcache.folder import ensure_private
 from td_sharedcache.forks import GUARD
-from td_sharedcache.locks import STORE, USERS, FileLocks
+from td_sharedcache.locks import STORE, USERS, FileLocks, Inode, KeptLock, inode_at
 from td_sharedcache.namespaces import remove_dead_namespaces
 from td_sharedcache.policy import Clock, Policy
 from td_sharedcache.row import NOTHING, Gap, Row
@@ -38,7 +38,6 @@ from td_sharedcache.slot import Slot
 from td_sharedcache.store import Stored
 
 _T = TypeVar("_T")
-_Inode = tuple[int, int]
 
 _EPOCH = Slot("reset")
 """The gap that every slot without a row of its own has had since the last reset."""
@@ -50,11 +49,16 @@ _CULLED = 100
 """How many rows at most one write removes: it must stay short."""
 _REPAIRS = 3
 """What may be the matter before work can be done: no folder, not open, damaged."""
+_TICK = 0.02
+"""Seconds within which two writes may leave the same time on a file, with some to spare."""
 _SWEPT_EVERY = 3600.0
 """Seconds between two looks for namespaces that are dead."""
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-# An SQL error can only mean a foreign schema, since our statements do not vary.
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+# Our statements do not vary, so an error in one of them means a foreign schema or a damaged page.
+_DAMAGED = {
+    *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR),
+    *(sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH),
+}
 _SHORT_READ = 522
 
 
@@ -79,21 +83,25 @@ class DiskStore:
         self._folder = directory / seal.namespace
         self._path = f"{self._folder}/cache.db"
         self._locks = FileLocks(self._folder / "locks")
+        self._lock = KeptLock(f"{self._folder}/locks/{STORE}")
         self._seal = seal
         self._clock = clock
         self._policy = policy or Policy()
         self._tell = reporter.tell
         self._untold: list[Callable[[], None]] = []
         self._cache: _OneConnectionCache | None = None
-        self._opened: _Inode | None = None
-        self._damaged: _Inode | None = None
+        self._opened: Inode | None = None
+        self._damaged: Inode | None = None
         self._in_use = ExitStack()
         self._swept_at = 0.0
         # An unsafe folder is the operator's to mend; any other trouble may pass.
         with suppress(OSError):
             self._prepare()
-        self._sweep()
         forks.watch(self)
+        # Now, and not in the middle of the first call: it takes a millisecond.
+        with suppress(StoreBusyError, StoreDownError):
+            self._run(lambda _: None, exclusive=False)
+        self._sweep()
 
     def load(self, slot: Slot) -> Row:
         """Give the slot's row; what cannot be opened counts as a gap and is reported."""
@@ -138,6 +146,22 @@ class DiskStore:
 
         self._run(start_over, exclusive=True)
 
+    def stamp(self) -> object:
+        """Give a value that stays equal for as long as no row has changed.
+
+        While the file is so young that another write might not show, no two values are equal.
+        """
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return object()
+
+        return object() if time() - found.st_mtime < _TICK else (found.st_ino, found.st_mtime_ns)
+
+    def holders(self) -> frozenset[int]:
+        """Give the processes that use the store at this moment, as far as it is known."""
+        return self._lock.holders()
+
     @contextmanager
     def stripe(self, slot: Slot) -> Iterator[bool]:
         """Hold the lock under which a slot is minted, or say that somebody else does."""
@@ -160,6 +184,7 @@ class DiskStore:
         with GUARD:
             self._drop()
             self._opened = None
+            self._lock.close()
             self._in_use.close()
 
     def before_fork(self) -> None:
@@ -210,43 +235,57 @@ class DiskStore:
         return self._attempt(work, exclusive=True)
 
     def _attempt(self, work: Callable[[_OneConnectionCache], _T], *, exclusive: bool) -> _T:
-        with self._locks.hold(STORE, exclusive=exclusive) as held:
-            if not held:
-                raise StoreBusyError
-            try:
-                return work(self._usable(may_open=exclusive))
-            except sqlite3.DatabaseError as error:
-                if _is_damage(error):
-                    # Remembered under the lock: it is this very file that is to be set aside.
-                    self._damaged = self._inode()
-                    self._drop()
-                raise
+        if not self._lock.take(exclusive=exclusive):
+            raise StoreBusyError
+        try:
+            return work(self._usable(may_create=exclusive))
+        except sqlite3.DatabaseError as error:
+            if _is_damage(error):
+                # Remembered under the lock: it is this very file that is to be set aside.
+                self._damaged = inode_at(self._path)
+                self._drop()
+            raise
+        finally:
+            self._lock.release()
 
-    def _usable(self, *, may_open: bool) -> _OneConnectionCache:
-        if self._cache is not None and self._opened == self._inode():
+    def _usable(self, *, may_create: bool) -> _OneConnectionCache:
+        found = inode_at(self._path)
+        if self._cache is not None and self._opened == found:
             return self._cache
-        if not may_open:
-            raise _NotOpenError
 
-        return self._open()
+        return self._open(found, may_create=may_create)
 
-    def _open(self) -> _OneConnectionCache:
-        """Open the file, anew if it was damaged; the exclusive lock is held."""
+    def _open(self, found: Inode | None, *, may_create: bool) -> _OneConnectionCache:
+        """Open the file; under the exclusive lock also make it, anew if it was damaged."""
         self._drop()
+        is_damaged = found is not None and found == self._damaged
+        if not may_create and (found is None or is_damaged):
+            raise _NotOpenError
         reason = "the shared file was deleted or replaced" if self._opened else ""
-        if self._damaged is not None and self._damaged == self._inode():
+        if is_damaged:
             self._set_aside()
             reason = "the shared file was damaged and has been set aside"
         self._damaged = None
         self._hold_in_use()
-        self._create()
-        self._cache = _OneConnectionCache(self._folder, most=self._policy.l2_slots)
-        self._opened = self._inode()
+        self._cache = self._opened_cache(may_create=may_create)
+        self._opened = inode_at(self._path)
         if reason:
             self._say("cache.degraded", reason=reason)
             self._say("cache.restored")
 
         return self._cache
+
+    def _opened_cache(self, *, may_create: bool) -> _OneConnectionCache:
+        if may_create:
+            self._create()
+        cache = _OneConnectionCache(self._folder, most=self._policy.l2_slots)
+        try:
+            cache.open(may_create=may_create)
+        except BaseException:
+            cache.close()
+            raise
+
+        return cache
 
     def _hold_in_use(self) -> None:
         # Anew each time: after a deletion the lock that is held is one on a file that is gone.
@@ -265,14 +304,6 @@ class DiskStore:
         with suppress(FileNotFoundError):
             os.unlink(f"{self._path}-journal")
         os.replace(self._path, f"{self._path}.damaged")
-
-    def _inode(self) -> _Inode | None:
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            return None
-
-        return found.st_dev, found.st_ino
 
     def _drop(self) -> None:
         cache, self._cache = self._cache, None
@@ -352,25 +383,44 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
     """
 
     def __init__(self, folder: Path, *, most: int) -> None:
+        # Not diskcache's, which writes each of its settings whenever it opens a file: processes
+        # that start together would do so one after the other.
+        self._directory = str(folder)
         self._path = f"{folder}/cache.db"
         self._most = most
+        self._timeout = 0
+        self._txn_id = None
+        self._disk = _TextDisk(self._directory)
         self._only: sqlite3.Connection | None = None
-        super().__init__(
-            str(folder),
-            timeout=0,
-            disk=_TextDisk,
-            statistics=0,
-            # With no policy only rows past their life are removed, and see `_cull`.
-            eviction_policy="none",
-            cull_limit=_CULLED,
-            size_limit=2**40,
-            sqlite_journal_mode="truncate",
-            # A mapped file that somebody truncates is a SIGBUS.
-            sqlite_mmap_size=0,
-            sqlite_cache_size=64,
-            # No fsync on an event loop. After a power cut the worst is a file to set aside.
-            sqlite_synchronous=0,
-        )
+
+    def open(self, *, may_create: bool) -> None:
+        """Take the file as it is if it is complete; if not, have diskcache make what is missing.
+
+        Raises:
+            _NotOpenError: It is not complete, and this is not the moment to write.
+        """
+        settings = self._settings()
+        if settings is None:
+            if not may_create:
+                raise _NotOpenError
+            # Find out now whether a stranger holds the file: diskcache would sleep on it.
+            self._con.execute("BEGIN IMMEDIATE")
+            self._con.execute("ROLLBACK")
+            super().__init__(self._directory, timeout=0, disk=_TextDisk, **_SETTINGS)
+            return
+
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def _settings(self) -> dict[str, Any] | None:
+        """Give diskcache's settings, or None if they or the tables are not all as they must be."""
+        names = {name for (name,) in self._con.execute("SELECT name FROM sqlite_master")}
+        if not names >= _TABLES:
+            return None
+        found = dict(self._con.execute("SELECT key, value FROM Settings").fetchall())
+        is_complete = found.keys() >= _ALL_SETTINGS and found.items() >= _SETTINGS.items()
+
+        return found if is_complete else None
 
     def text(self, slot: str) -> tuple[str | None, float | None]:
         """Give a row's text and when it was used, None for what there is not.
@@ -380,12 +430,12 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
         Raises:
             RowRefusedError: It is not plain text.
         """
-        rows = self._sql(_SELECT, (slot, time())).fetchall()
+        rows = self._con.execute(_SELECT, (slot, time())).fetchall()
         if not rows:
             return None, None
         mode, value, expires_at = rows[0]
 
-        return cast("str", self._disk.fetch(mode, None, value, False)), _used_at(expires_at)
+        return self._disk.fetch(mode, None, value, False), _used_at(expires_at)
 
     def texts(self) -> list[tuple[str, str, float | None]]:
         """Give key, text and time of use of all rows that are plain text."""
@@ -407,7 +457,7 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
         # Triggers keep this count up to date; counting the rows would take a millisecond.
         ((count,),) = sql("SELECT value FROM Settings WHERE key = 'count'").fetchall()
 
-        return int(count) - self._most
+        return count - self._most if isinstance(count, int) else 0
 
     @property
     def _con(self) -> sqlite3.Connection:
@@ -433,12 +483,10 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
         try:
-            # Find out now whether a stranger holds the file: diskcache would sleep on it.
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-            # Set here too, since the settings in the file are those of whoever opened it last.
-            for pragma in ("journal_mode=truncate", "mmap_size=0", "synchronous=0"):
-                connection.execute(f"PRAGMA {pragma}").fetchall()
+            # The file's settings are those of whoever wrote them; these are what counts.
+            for pragma in ("journal_mode", "mmap_size", "cache_size", "synchronous"):
+                value = _SETTINGS[f"sqlite_{pragma}"]
+                connection.execute(f"PRAGMA {pragma}={value}").fetchall()
         except BaseException:
             connection.close()
             raise
@@ -447,6 +495,26 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
         return connection
 
 
+_SETTINGS: dict[str, Any] = {
+    "statistics": 0,
+    # With no policy only rows past their life are removed, and see `_cull`.
+    "eviction_policy": "none",
+    "cull_limit": _CULLED,
+    "size_limit": 2**40,
+    "sqlite_journal_mode": "truncate",
+    # A mapped file that somebody truncates is a SIGBUS.
+    "sqlite_mmap_size": 0,
+    "sqlite_cache_size": 64,
+    # No fsync on an event loop. After a power cut the worst is a file to set aside.
+    "sqlite_synchronous": 0,
+}
+_ALL_SETTINGS = diskcache.core.DEFAULT_SETTINGS.keys() | diskcache.core.METADATA.keys()
+_TABLES = {
+    *("Settings", "Cache", "Cache_key_raw", "Cache_expire_time"),
+    *("Settings_count_insert", "Settings_count_delete"),
+    *("Settings_size_insert", "Settings_size_update", "Settings_size_delete"),
+}
+"""What diskcache makes in a new file, triggers and indexes included."""
 _SELECT = (
     "SELECT mode, value, expire_time FROM Cache"
     " WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"

@@ -23,7 +23,8 @@ from td_sharedcache.event import Level, Reporter
 from td_sharedcache.flight import Steps, T
 from td_sharedcache.info import CredentialInfo
 from td_sharedcache.local import LocalCredentials
-from td_sharedcache.policy import Clock, Policy, poll_pauses
+from td_sharedcache.patience import Patience
+from td_sharedcache.policy import Clock, Policy, poll_pause
 from td_sharedcache.row import NOTHING, Gap, Live, Row, fingerprint
 from td_sharedcache.slot import Slot
 from td_sharedcache.store import Store
@@ -207,23 +208,24 @@ class Minting:
         raise CredentialBackoffError(slot, seconds=left, until=gap.until, because=because)
 
     def _fetch_from(self, store: Store, slot: Slot, seen: str | None) -> Steps[Credential]:
-        since = self._clock.monotonic()
-        # A mint takes longer than the first of these; each look costs a CPU about 0.1 ms.
-        for pause in poll_pauses(shortest=0.002, longest=0.01):
+        since, stamp = self._clock.monotonic(), None
+        while True:
             with store.stripe(slot) as held:
-                era = self._local.era
-                # Read again under the lock: whoever held it before us was probably minting.
-                row = yield from self._patiently(lambda: store.load(slot))
-                seen = row.id if seen is None else seen
-                found = self._judge(slot, row, seen, era)
-                if found is None and held:
-                    found = yield from self._fill(store, slot, row, era)
+                now = store.stamp()
+                found = None
+                # Nothing new is read while somebody else is at it, and the file stays the same.
+                if held or now != stamp:
+                    stamp, era = now, self._local.era
+                    # Read again under the lock: whoever held it before us was probably minting.
+                    row = yield from self._patiently(lambda: store.load(slot))
+                    seen = row.id if seen is None else seen
+                    found = self._judge(slot, row, seen, era)
+                    if found is None and held:
+                        found = yield from self._fill(store, slot, row, era)
             if found is not None:
                 return found
             self._check_wait(slot, since)
-            yield pause
-
-        raise AssertionError("poll_pauses never ends")
+            yield poll_pause(self._clock.monotonic() - since)
 
     def _fill(self, store: Store, slot: Slot, row: Row, era: int) -> Steps[Credential | None]:
         """Mint for a slot without a usable credential; its stripe is held.
@@ -326,16 +328,14 @@ class Minting:
 
     def _patiently(self, work: Callable[[], T]) -> Steps[T]:
         """Do something with a store, waiting while other processes use it."""
-        until = self._clock.monotonic() + self._policy.store_wait
-        for pause in poll_pauses(shortest=0.0005, longest=0.02):
+        patience = Patience(self._policy, self._clock.monotonic, self._stores.shared.holders)
+        while True:
             try:
                 return work()
             except StoreBusyError as busy:
-                if self._clock.monotonic() >= until:
+                if patience.is_over():
                     raise StoreDownError("the store's own lock is held by somebody else") from busy
-            yield pause
-
-        raise AssertionError("poll_pauses never ends")
+            yield poll_pause(patience.waited)
 
     def _check_wait(self, slot: Slot, since: float) -> None:
         waited = self._clock.monotonic() - since

@@ -59,7 +59,7 @@ class Seal:
             raise RowRefusedError("it is not a sealed row")
 
         try:
-            sealed = base64.b64decode(body, validate=True)
+            sealed = binascii.a2b_base64(body, strict_mode=True)
             plain = self._cipher.decrypt(
                 sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], _bind(slot, time)
             )

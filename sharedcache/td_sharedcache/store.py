@@ -40,6 +40,17 @@ class Store(Protocol):
     def clear(self) -> None:
         """Drop every row, so that nothing based on one of them can be put back."""
 
+    def stamp(self) -> object:
+        """Give a value that stays equal for as long as no row has changed; costs less than a look.
+
+        Values that are not equal prove nothing.
+        """
+        ...
+
+    def holders(self) -> frozenset[int]:
+        """Give the processes that use the store at this moment, as far as it is known."""
+        ...
+
     def stripe(self, slot: Slot) -> AbstractContextManager[bool]:
         """Hold the lock under which a slot is minted, or say that somebody else does."""
         ...
@@ -86,6 +97,14 @@ class MemoryStore:
         """Drop every row; what was minted before cannot be installed any more."""
         self._absent = Gap(id=secrets.token_hex(8), at=0.0, until=0.0)
         self._rows.clear()
+
+    def stamp(self) -> object:
+        """Prove nothing: a look costs no more."""
+        return object()
+
+    def holders(self) -> frozenset[int]:
+        """Nobody else is there."""
+        return frozenset()
 
     def stripe(self, slot: Slot) -> AbstractContextManager[bool]:  # noqa: ARG002  one for all
         """Hold nothing."""

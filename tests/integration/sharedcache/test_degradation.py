@@ -12,6 +12,7 @@ from td_sharedcache.testing import FrozenClock
 from tests.integration.sharedcache.processes import (
     Child,
     MarkingMinter,
+    Pipe,
     database,
     open_cache,
 )
@@ -146,6 +147,72 @@ def test_c9_what_was_minted_alone_is_shared_later(tmp_path, caches):
     other, _ = watched(tmp_path, minter, clock=clock.clock)
     assert alone.id == caches(other).get_blocking(CHAT).id
     assert minter.count == 1
+
+
+def test_c9_whoever_holds_the_store_is_seen(tmp_path, pipe, caches):
+    """C9: a reader that is stopped with the lock is told from others that come and go."""
+    held, leave = pipe(), pipe()
+    cache, _ = watched(tmp_path, MarkingMinter(tmp_path))
+    (locks,) = (tmp_path / "cache").glob("*/locks")
+    assert caches(cache)._shared.holders() == frozenset()
+
+    def hold():
+        with open(locks / "store", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            held.say()
+            leave.wait()
+
+    children = [Child(hold), Child(hold)]
+    held.wait(2)
+
+    assert cache._shared.holders() == {child.pid for child in children}
+    leave.say(2)
+    for child in children:
+        child.result()
+    assert cache._shared.holders() == frozenset()
+
+
+def test_c9_a_store_that_changes_hands_is_not_down(tmp_path, pipe, caches):
+    """C9: others hold the lock one after the other for longer than one may: no degradation."""
+    policy = Policy(store_wait=0.5)
+    cache, events = watched(tmp_path, MarkingMinter(tmp_path), policy=policy)
+    (locks,) = (tmp_path / "cache").glob("*/locks")
+    seen = cache._shared.holders
+    held = pipe()
+    queue: list[tuple[Child, Pipe]] = []
+    turns: list[frozenset[int]] = []
+
+    def step_in():
+        leave = pipe()
+
+        def hold():
+            with open(locks / "store", "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                held.say()
+                leave.wait()
+
+        queue.append((Child(hold), leave))
+        held.wait()
+
+    def step_out():
+        child, leave = queue.pop(0)
+        leave.say()
+        child.result()
+
+    def take_turns():
+        """Let another process have the lock before the one that has it is suspected."""
+        turns.append(seen())
+        if len(turns) < 8:
+            step_in()
+        step_out()
+        return turns[-1]
+
+    step_in()
+    cache._shared.holders = take_turns
+    assert caches(cache).get_blocking(CHAT)
+
+    assert events == ["credential.minted"]
+    assert len(turns) == 8
 
 
 def test_a_credential_in_use_is_kept_while_the_store_is_busy(tmp_path, caches):

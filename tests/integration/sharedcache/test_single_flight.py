@@ -1,6 +1,7 @@
 """One PUT a slot on a host, whatever the processes do and whoever dies."""
 
 import asyncio
+import select
 import threading
 
 import pytest
@@ -34,6 +35,40 @@ def test_c1_sixteen_processes_on_a_cold_slot_send_one_put(tmp_path, pipe, caches
 
     assert len({child.result() for child in children}) == 1
     assert minter.count == 1
+
+
+def test_c1_sixty_four_processes_that_open_at_once_on_a_busy_machine_send_one_put(tmp_path, pipe):
+    """C1: opening and asking beside processes that never wait: nobody takes a queue for an end."""
+    minter = MarkingMinter(tmp_path, seconds=0.2)
+    ready, go, over = pipe(), pipe(), pipe()
+
+    def hog():
+        ready.say()
+        while not select.select([over.reader], [], [], 0)[0]:
+            sum(range(10_000))
+
+    def work():
+        ready.say()
+        go.wait()
+        events: list[str] = []
+        cache = open_cache(tmp_path, minter, on_event=lambda event: events.append(event.name))
+        return [cache.get_blocking(CHAT).id, events]
+
+    hogs = [Child(hog) for _ in range(4)]
+    children = [Child(work) for _ in range(64)]
+    ready.wait(68)
+    go.say(64)
+    found = [child.result() for child in children]
+    over.say()
+    for child in hogs:
+        child.result()
+
+    assert len({id_ for id_, _ in found}) == 1
+    assert minter.count == 1
+    assert {name for _, names in found for name in names} == {
+        "credential.minted",
+        "credential.shared",
+    }
 
 
 def test_c1_processes_threads_and_tasks_together_send_one_put(tmp_path, pipe):

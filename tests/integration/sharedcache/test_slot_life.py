@@ -244,6 +244,8 @@ def test_who_comes_while_a_namespace_is_removed_starts_a_new_one(tmp_path, cache
     dead = make_namespace(tmp_path, "old", idle=DAY + 60)
     minter, seen = ScriptedMinter(), []
     late = caches(CredentialCache(tmp_path, origin="http://a", api_key="old", minter=minter))
+    late.close()
+    os.utime(dead / "cache.db", (0, 0))
     rename = os.rename
 
     def rename_and_look(source, target):

@@ -1,15 +1,17 @@
 """The pure parts: pauses, lives, rows and what replaces them."""
 
 import pickle
+from itertools import count
 
 import pytest
 
 from td_sharedcache import CredentialBackoffError, CredentialUnchangedError, MintError, Policy, Slot
 from td_sharedcache.credential import Credential
 from td_sharedcache.errors import CacheDirectoryError
-from td_sharedcache.policy import poll_pauses
+from td_sharedcache.patience import Patience
+from td_sharedcache.policy import poll_pause
 from td_sharedcache.row import NOTHING, Gap, Live
-from td_sharedcache.testing import make_grant
+from td_sharedcache.testing import FrozenClock, make_grant
 
 SLOT = Slot.run("run_1", "chat")
 
@@ -85,12 +87,44 @@ def test_a_refused_token_is_remembered_by_fingerprint_only():
 
 def test_polls_get_slower_up_to_a_bound():
     """Waiters neither spin nor sleep through the end of a mint."""
-    pauses = poll_pauses(shortest=0.002, longest=0.01)
-    seen = [next(pauses) for _ in range(100)]
+    assert 0.0005 <= poll_pause(0.0) <= 0.0015
+    assert 0.0025 <= poll_pause(0.1) <= 0.0075
+    assert 0.005 <= poll_pause(60.0) <= 0.015
 
-    assert 0.001 <= seen[0] <= 0.003
-    assert seen[-1] >= 0.005
-    assert max(seen) <= 0.015
+
+def test_c9_one_holder_is_waited_for_no_longer_than_its_bound():
+    """C9: a process that is seen with the lock all the time is stuck, others beside it or not."""
+    clock = FrozenClock()
+    turns = iter([{1, 2}, {1, 3}, {1}] * 10)
+    patience = Patience(Policy(), clock.clock.monotonic, lambda: frozenset(next(turns)))
+
+    assert [_is_over_after(patience, clock, 0.5) for _ in range(4)] == [False, False, False, True]
+
+
+def test_c9_processes_that_take_turns_are_each_given_their_time():
+    """C9: a lock that changes hands is waited for, but not for ever."""
+    clock = FrozenClock()
+    pids = count()
+    patience = Patience(Policy(), clock.clock.monotonic, lambda: frozenset({next(pids)}))
+
+    seen = [_is_over_after(patience, clock, 1.5) for _ in range(10)]
+
+    assert seen == [False] * 9 + [True]
+    assert patience.waited == Policy().lock_wait
+
+
+def test_c9_a_holder_that_cannot_be_seen_counts_as_one():
+    """C9: without the kernel's word on who holds the lock the bound is the one on one holder."""
+    clock = FrozenClock()
+    patience = Patience(Policy(), clock.clock.monotonic, frozenset)
+
+    assert [_is_over_after(patience, clock, 1.0) for _ in range(2)] == [False, True]
+
+
+def _is_over_after(patience, clock, seconds):
+    clock.advance(seconds)
+
+    return patience.is_over()
 
 
 def test_a_token_shows_itself_nowhere():
