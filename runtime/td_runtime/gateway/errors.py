@@ -13,9 +13,17 @@
     │   ├── RecordsInvalidError
     │   ├── QueryInvalidError
     │   ├── FormatUnsupportedError
-    │   └── HeaderInvalidError
+    │   ├── HeaderInvalidError
+    │   ├── EncodingInvalidError    a body that does not decompress
+    │   ├── ProtobufInvalidError
+    │   ├── FrameInvalidError       in a session
+    │   └── ConfigInvalidError      of a stream, a basin or a token
+    ├── SessionBrokenError          an earlier batch of the session failed
+    ├── DrainingError               the gateway ends; what it accepted is acknowledged
     ├── StreamNotFoundError
     ├── BasinNotFoundError
+    ├── TokenNotFoundError
+    ├── NameTakenError              a stream, a basin or a token of that name exists
     ├── RangeUnsatisfiableError     a read that starts beyond the tail
     ├── ConditionFailedError
     │   ├── SeqNumMismatchError
@@ -25,7 +33,7 @@
         └── PermissionDeniedError   a good token for something else
 
 Each domain error is turned into an HTTP answer at one border: the S2 shapes in
-``platform/stream_store.py``, the control plane's in ``platform/control_plane.py``.
+``platform/refusals.py``, the control plane's in ``platform/control_plane.py``.
 """
 
 from __future__ import annotations
@@ -97,7 +105,31 @@ class HeaderInvalidError(RequestError):
 
 
 class FormatUnsupportedError(RequestError):
-    """A content type other than JSON."""
+    """A content type or encoding that is not known."""
+
+
+class EncodingInvalidError(RequestError):
+    """A body that is not compressed as its header says."""
+
+
+class ProtobufInvalidError(RequestError):
+    """A body that is not the message expected."""
+
+
+class FrameInvalidError(RequestError):
+    """What comes in a session is no frame; nothing of it was used, nor of what followed."""
+
+
+class ConfigInvalidError(RequestError):
+    """A stream, basin or token is asked for in a way that it cannot be made."""
+
+
+class SessionBrokenError(GatewayError):
+    """An earlier batch of the same session failed, so this one was not stored either."""
+
+
+class DrainingError(GatewayError):
+    """The gateway ends. All that it accepted in the session is acknowledged; nothing else was."""
 
 
 class StreamNotFoundError(GatewayError):
@@ -113,7 +145,15 @@ class StreamNotFoundError(GatewayError):
 
 
 class BasinNotFoundError(GatewayError):
-    """The request names a basin other than the gateway's one."""
+    """The request names a basin that does not exist."""
+
+
+class TokenNotFoundError(GatewayError):
+    """No access token has that id."""
+
+
+class NameTakenError(GatewayError):
+    """There is one of that name, and it was asked for as a new one."""
 
 
 class RangeUnsatisfiableError(GatewayError):

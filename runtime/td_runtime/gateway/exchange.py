@@ -52,12 +52,13 @@ class Exchange:
     """A request being answered.
 
     Attributes:
-        is_gone: The client has closed its connection; known only inside ``watch``.
+        is_gone: The client has closed its connection; known only inside ``watch``, or by reading.
         is_dropping: Close the connection in place of the answer (a fault).
         on_answer: Called with the status right before the answer goes out.
     """
 
     __slots__ = (
+        "_is_read",
         "_receive",
         "_send",
         "headers",
@@ -78,6 +79,7 @@ class Exchange:
             for name, value in scope["headers"]
         }
         self.is_gone = False
+        self._is_read = False
         self.is_dropping = False
         self.on_answer: Callable[[int], None] | None = None
         self._receive = receive
@@ -138,6 +140,20 @@ class Exchange:
             raise BodyTooLargeError(limit=limit)
 
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_part(self) -> bytes | None:
+        """The next part of a body that may never end; None when it has ended.
+
+        A client that broke off ends it too; ``is_gone`` then says so if it is known.
+        """
+        if self._is_read:
+            return None
+        message = await self._receive()
+        self.is_gone = message["type"] == "http.disconnect"
+        self._is_read = self.is_gone or not message.get("more_body")
+        part: bytes = message.get("body", b"")
+
+        return part or (None if self._is_read else b"")
 
     async def answer(self, reply: Reply) -> None:
         """Send a whole answer."""

@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Final
 
+from td_runtime.gateway.platform.basins import Basins
 from td_runtime.gateway.platform.control_plane import ControlPlane, Issue
 from td_runtime.gateway.platform.faults import Faults
+from td_runtime.gateway.platform.holder import BASIN, Gate
 from td_runtime.gateway.platform.mints import MintLog
 from td_runtime.gateway.platform.runs import Runs
 from td_runtime.gateway.platform.storage import Storage
-from td_runtime.gateway.platform.stream_store import BASIN, StreamStore
+from td_runtime.gateway.platform.stream_config import RETENTION_S
+from td_runtime.gateway.platform.stream_store import StreamStore
 from td_runtime.gateway.platform.streams import Streams
 from td_runtime.gateway.platform.tokens import Tokens
 
 __all__ = ["Platform"]
-
-RETENTION_S: Final = 30 * 24 * 3600
 
 
 class Platform:
@@ -35,6 +35,7 @@ class Platform:
         self.stopping = asyncio.Event()
         self.streams = Streams(storage)
         self.tokens = Tokens(storage, self.streams)
+        self.basins = Basins(storage)
         self.mints = MintLog()
         self.faults = Faults()
         self._storage = storage
@@ -66,9 +67,9 @@ class Platform:
     def stream_store(self, *, secret_key: str) -> StreamStore:
         """The application for ``/v1``."""
         return StreamStore(
-            secret_key=secret_key,
+            gate=Gate(secret_key=secret_key, tokens=self.tokens),
+            basins=self.basins,
             streams=self.streams,
-            tokens=self.tokens,
             faults=self.faults,
             stopping=self.stopping,
         )

@@ -1,51 +1,24 @@
-"""Read sessions: records as server-sent events, from a place in a stream onwards."""
+"""Read sessions: records from a place in a stream onwards, as long as the client stays."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import time
-from collections.abc import Callable, Iterable
-from typing import Final, Literal
+import contextlib
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
+from td_runtime.gateway.errors import DrainingError, GatewayError
 from td_runtime.gateway.exchange import Exchange
-from td_runtime.gateway.platform.reading import ReadLimit, ReadResult, SequencedRecord
+from td_runtime.gateway.platform.batches import Format
+from td_runtime.gateway.platform.holder import Holder
+from td_runtime.gateway.platform.reading import ReadLimit, ReadResult
 from td_runtime.gateway.platform.records import StreamPosition
 from td_runtime.gateway.platform.streams import Streams
+from td_runtime.gateway.platform.wires import Events, Wire
 
 PING_INTERVAL_S: Final = 5.0
-SSE_HEADERS: Final = (
-    ("content-type", "text/event-stream"),
-    ("cache-control", "no-cache, no-transform"),
-    ("x-accel-buffering", "no"),
-)
-
-Format = Literal["raw", "base64"]
-
-
-class RecordOut(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A record as JSON; empty headers and an empty body are left out, as S2 does."""
-
-    seq_num: int
-    timestamp: int
-    headers: list[tuple[str, str]] = []
-    body: str = ""
-
-
-class ReadBatch(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The JSON of one read; ``tail`` is there when nothing lies beyond the records."""
-
-    records: list[RecordOut]
-    tail: StreamPosition | None = None
-
-
-class Ping(msgspec.Struct, frozen=True):
-    """Sent while there is nothing to send."""
-
-    timestamp: int
-    tail: StreamPosition
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -59,23 +32,11 @@ class Place(msgspec.Struct, frozen=True):
     wait_s: float | None
 
 
-_encode = msgspec.json.Encoder().encode
-
-
-def encode_batch(result: ReadResult, format_: Format) -> bytes:
-    """A read as JSON."""
-    convert = _to_base64 if format_ == "base64" else _to_text
-    records = [_convert(record, convert) for record in result.records]
-    is_at_tail = result.is_at_tail or not records
-
-    return _encode(ReadBatch(records, result.tail if is_at_tail else None))
-
-
 class ReadSession:
     """Sends a stream to one client until a limit, the wait, the client or the gateway ends it.
 
-    A session that ends by itself closes with ``data: [DONE]``; one that the gateway ends breaks
-    off, so that the client comes back with its last event id.
+    As server-sent events, a session that ends by itself closes with ``data: [DONE]``; one that
+    the gateway ends breaks off, so that the client comes back with its last event id.
     """
 
     def __init__(
@@ -85,16 +46,31 @@ class ReadSession:
         name: str,
         place: Place,
         *,
-        format_: Format,
         stopping: asyncio.Event,
+        format_: Format = "raw",
+        wire: Wire | None = None,
+        holder: Holder | None = None,
     ) -> None:
+        """Prepare one.
+
+        Args:
+            streams: All streams.
+            exchange: The request.
+            name: The stream's name.
+            place: Where to start, how far to go.
+            stopping: Set when the gateway ends.
+            format_: How events write bytes.
+            wire: What is sent, events if None.
+            holder: Whose token must stay good until the end; None for nobody's.
+        """
         self._streams = streams
         self._exchange = exchange
         self._name = name
         self._next = place.start
         self._limit = place.limit
         self._wait_s = place.wait_s
-        self._format: Format = format_
+        self._wire = wire or Events(format_)
+        self._holder = holder
         self._stopping = stopping
         self._wake = asyncio.Event()
         self._count = 0
@@ -104,35 +80,53 @@ class ReadSession:
         """Answer the exchange, from head to end."""
         self._streams.follow(self._name, self._wake)
         try:
-            if not await self._exchange.start_stream((*SSE_HEADERS, *headers)):
+            if not await self._exchange.start_stream((*self._wire.headers, *headers)):
                 return
             async with self._exchange.watch(self._wake.set):
-                await self._send_all()
+                with self._watch_holder():
+                    await self._send_to_end()
         finally:
             self._streams.unfollow(self._name, self._wake)
 
-    @property
-    def _is_cut(self) -> bool:
-        return self._exchange.is_gone or self._stopping.is_set()
+    def _watch_holder(self) -> contextlib.AbstractContextManager[None]:
+        if self._holder is None:
+            return contextlib.nullcontext()
+
+        return self._holder.watch(self._wake.set)
+
+    async def _send_to_end(self) -> None:
+        try:
+            await self._send_all()
+            last = self._wire.end()
+        except GatewayError as error:
+            last = self._wire.failure(error)
+        if not self._exchange.is_gone and (last or not self._stopping.is_set()):
+            await self._exchange.send_chunk(last, is_last=True)
 
     async def _send_all(self) -> None:
         loop = asyncio.get_running_loop()
         quiet_since, ping_at = loop.time(), loop.time()
-        while not self._is_cut:
+        while not self._exchange.is_gone:
             self._wake.clear()
+            self._check()
             result = await self._streams.read(self._name, self._next, self._limit)
             if result.records:
                 await self._send_batch(result)
                 quiet_since = ping_at = loop.time()
             if result.is_spent or self._is_over(loop.time() - quiet_since, result):
-                return await self._exchange.send_chunk(b"data: [DONE]\n\n", is_last=True)
+                return
             if result.records:
                 continue
             if loop.time() >= ping_at:
                 await self._send_ping(result.tail)
                 ping_at = loop.time() + PING_INTERVAL_S
             await self._sleep(min(ping_at, self._deadline(quiet_since)))
-        return None
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise DrainingError("the gateway is stopping; connect again")
+        if self._holder is not None:
+            self._holder.check()
 
     def _deadline(self, quiet_since: float) -> float:
         return float("inf") if self._wait_s is None else quiet_since + self._wait_s
@@ -158,15 +152,12 @@ class ReadSession:
         self._count += len(result.records)
         self._bytes += size
         self._limit = _reduce(self._limit, len(result.records), size)
-        event_id = f"{last},{self._count},{self._bytes}"
-        data = encode_batch(result, self._format)
         await self._exchange.send_chunk(
-            b"event: batch\nid: %b\ndata: %b\n\n" % (event_id.encode(), data)
+            self._wire.batch(result, last=last, count=self._count, size=self._bytes)
         )
 
     async def _send_ping(self, tail: StreamPosition) -> None:
-        ping = _encode(Ping(int(time.time() * 1000), tail))
-        await self._exchange.send_chunk(b"event: ping\ndata: %b\n\n" % ping)
+        await self._exchange.send_chunk(self._wire.ping(tail))
 
 
 def _reduce(limit: ReadLimit, count: int, size: int) -> ReadLimit:
@@ -175,16 +166,3 @@ def _reduce(limit: ReadLimit, count: int, size: int) -> ReadLimit:
         None if limit.size is None else limit.size - size,
         limit.until,
     )
-
-
-def _convert(record: SequencedRecord, convert: Callable[[bytes], str]) -> RecordOut:
-    headers = [(convert(name), convert(value)) for name, value in record.headers or ()]
-    return RecordOut(record.seq_num, record.timestamp, headers, convert(record.body))
-
-
-def _to_text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-def _to_base64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")

@@ -118,10 +118,20 @@ def make_batch(
     return batch
 
 
+def check_timestamp(timestamp: int) -> None:
+    """Refuse a timestamp that cannot be kept.
+
+    Raises:
+        RecordsInvalidError: It is out of range.
+    """
+    if not 0 <= timestamp <= TIMESTAMP_MAX:
+        raise RecordsInvalidError(f"timestamp out of range: {timestamp}")
+
+
 def _decode(record: AppendRecord, *, is_base64: bool) -> StoredRecord:
     timestamp = record.timestamp
-    if timestamp is not None and not 0 <= timestamp <= TIMESTAMP_MAX:
-        raise RecordsInvalidError(f"timestamp out of range: {timestamp}")
+    if timestamp is not None:
+        check_timestamp(timestamp)
     convert = _from_base64 if is_base64 else str.encode
     if not record.headers:
         return StoredRecord(timestamp, convert(record.body))

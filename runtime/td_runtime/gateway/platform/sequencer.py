@@ -31,6 +31,16 @@ class AppendAck(msgspec.Struct, frozen=True):
     tail: StreamPosition
 
 
+class Creation(msgspec.Struct, frozen=True):
+    """How a stream is made: its configuration as JSON, and the request that asked for it."""
+
+    config: str = "{}"
+    request_token: str | None = None
+
+
+PLAIN: Final = Creation()
+
+
 class _State:
     """What the sequencer knows of one stream."""
 
@@ -64,19 +74,24 @@ class Sequencer:
         self._dirty: dict[int, _State] = {}
 
     def append(
-        self, connection: sqlite3.Connection, name: str, batch: Batch, *, is_creating: bool
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        batch: Batch,
+        *,
+        creation: Creation | None,
     ) -> AppendAck:
         """Sequence a batch; it reaches the file with the next ``flush``.
 
         Raises:
-            StreamNotFoundError: There is no such stream and ``is_creating`` is false.
+            StreamNotFoundError: There is no such stream and ``creation`` is None.
             ConditionFailedError: The batch's own condition does not hold.
         """
         state = self._load(connection, name)
-        if state is None and not is_creating:
+        if state is None and creation is None:
             raise StreamNotFoundError(name)
         _check_conditions(state, batch)
-        state = state or self._create(connection, name)
+        state = state or self._create(connection, name, creation or PLAIN)
         now = int(time.time() * 1000)
         first_timestamp = _stamp(batch.records, now=now, floor=state.last_timestamp)
         start = StreamPosition(state.next_seq, first_timestamp)
@@ -85,10 +100,12 @@ class Sequencer:
 
         return AppendAck(start, state.tail, state.tail)
 
-    def ensure(self, connection: sqlite3.Connection, name: str) -> None:
+    def ensure(
+        self, connection: sqlite3.Connection, name: str, creation: Creation | None = None
+    ) -> None:
         """Create the stream if it is not there."""
         if self._load(connection, name) is None:
-            self._create(connection, name)
+            self._create(connection, name, creation or PLAIN)
 
     def expire(self, connection: sqlite3.Connection, *, before_ms: int) -> int:
         """Delete one step's worth of what was stored before a time.
@@ -166,12 +183,12 @@ class Sequencer:
 
         return None if row is None else self._keep(name, _State(*row))
 
-    def _create(self, connection: sqlite3.Connection, name: str) -> _State:
+    def _create(self, connection: sqlite3.Connection, name: str, creation: Creation) -> _State:
         now = int(time.time() * 1000)
         cursor = connection.execute(
             "INSERT INTO streams (name, next_seq, last_timestamp, trim_seq, fencing_token,"
-            " changed_at, created_at) VALUES (?, 0, 0, 0, '', ?, ?)",
-            (name, now, now),
+            " changed_at, created_at, config, request_token) VALUES (?, 0, 0, 0, '', ?, ?, ?, ?)",
+            (name, now, now, creation.config, creation.request_token),
         )
         assert cursor.lastrowid is not None  # noqa: S101  an INSERT that did not raise has one
 

@@ -9,15 +9,46 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
 
-from td_runtime.gateway.errors import StreamNotFoundError
+from td_runtime.gateway.errors import SessionBrokenError, StreamNotFoundError
 from td_runtime.gateway.platform.reading import ReadLimit, ReadResult, find, look_up, read
 from td_runtime.gateway.platform.records import Batch, StreamPosition
-from td_runtime.gateway.platform.sequencer import AppendAck, Sequencer
+from td_runtime.gateway.platform.sequencer import PLAIN, AppendAck, Creation, Sequencer
 from td_runtime.gateway.platform.storage import Storage
+
+__all__ = ["Creation", "Series", "Streams"]
 
 T = TypeVar("T")
 
 NAME_BYTES_MAX: Final = 512
+
+
+class Series:
+    """Appends in order, of which none is stored after one that failed.
+
+    ``join`` is called on the event loop, the others on the writer thread.
+    """
+
+    def __init__(self) -> None:
+        self._joined = 0
+        self._failed: int | None = None
+
+    def join(self) -> int:
+        """Take the next place."""
+        self._joined += 1
+        return self._joined
+
+    def check(self, place: int) -> None:
+        """Refuse to go on.
+
+        Raises:
+            SessionBrokenError: One at an earlier place has failed.
+        """
+        if self._failed is not None and self._failed < place:
+            raise SessionBrokenError("an earlier batch of the session failed")
+
+    def fail(self, place: int) -> None:
+        """Note a failure. An append may be tried twice, so the earliest counts."""
+        self._failed = place if self._failed is None else min(place, self._failed)
 
 
 class Streams:
@@ -35,24 +66,74 @@ class Streams:
         self._connection = storage.connect_reader()
         self._followers: dict[str, set[asyncio.Event]] = {}
 
-    async def append(self, name: str, batch: Batch, *, is_creating: bool) -> AppendAck:
+    async def append(
+        self,
+        name: str,
+        batch: Batch,
+        *,
+        is_creating: bool = False,
+        creation: Creation | None = None,
+    ) -> AppendAck:
         """Append a batch atomically; returns when it is on disk.
 
+        Args:
+            name: The stream.
+            batch: What to append.
+            is_creating: Create the stream if it is not there, with nothing configured.
+            creation: The same, with a configuration.
+
         Raises:
-            StreamNotFoundError: There is no such stream and ``is_creating`` is false.
+            StreamNotFoundError: There is no such stream and it is not to be created.
             ConditionFailedError: The batch's own condition does not hold.
             StoreUnavailableError: Nothing was stored.
         """
-        return await self._storage.write(
-            lambda connection: self._sequencer.append(
-                connection, name, batch, is_creating=is_creating
-            ),
-            after=lambda _ack: self._wake(name),
+        return await self.submit(name, batch, creation=creation or (PLAIN if is_creating else None))
+
+    def submit(
+        self, name: str, batch: Batch, *, creation: Creation | None, series: Series | None = None
+    ) -> asyncio.Future[AppendAck]:
+        """Start an append without waiting for it; the future resolves when it is on disk.
+
+        Args:
+            name: The stream.
+            batch: What to append; stored in the order of the calls.
+            creation: How the stream is created if it is not there, None if it is not.
+            series: Appends of which none is stored after one of them failed.
+
+        Raises:
+            GatewayError: Through the future, as from ``append``; ``SessionBrokenError`` if an
+                earlier one of the series failed.
+        """
+        if series is None:
+            return self._storage.write(
+                lambda connection: self._sequencer.append(
+                    connection, name, batch, creation=creation
+                ),
+                after=lambda _ack: self._wake(name),
+            )
+        place = series.join()
+
+        def operate(connection: sqlite3.Connection) -> AppendAck:
+            series.check(place)
+            return self._sequencer.append(connection, name, batch, creation=creation)
+
+        return self._storage.write(
+            operate, after=lambda _ack: self._wake(name), on_failed=lambda: series.fail(place)
         )
 
     def ensure(self, connection: sqlite3.Connection, name: str) -> None:
         """Create a stream as part of somebody's write on the writer thread."""
         self._sequencer.ensure(connection, name)
+
+    async def create(self, name: str, creation: Creation) -> None:
+        """Create a stream if it is not there.
+
+        Raises:
+            StoreUnavailableError: Nothing was stored.
+        """
+        await self._storage.write(
+            lambda connection: self._sequencer.ensure(connection, name, creation)
+        )
 
     async def tail(self, name: str) -> StreamPosition:
         """The next sequence number and the last timestamp.

@@ -5,10 +5,12 @@ nobody access. Look-ups are cached; expiry is compared at every use and a revoca
 cache, so both hold at once.
 """
 
+import contextlib
 import hashlib
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -41,6 +43,7 @@ class Tokens:
         self._streams = streams
         self._connection = storage.connect_reader()
         self._cache: dict[bytes, Token] = {}
+        self._watchers: set[Callable[[], None]] = set()
 
     async def issue(self, *, slot: str, stream: str) -> str:
         """Issue a fresh token for a stream, creating the stream if need be.
@@ -108,6 +111,15 @@ class Tokens:
             )
         )
 
+    @contextlib.contextmanager
+    def watch(self, on_ended: Callable[[], None]) -> Iterator[None]:
+        """Within the block, call ``on_ended`` whenever tokens are expired or revoked."""
+        self._watchers.add(on_ended)
+        try:
+            yield
+        finally:
+            self._watchers.discard(on_ended)
+
     def close(self) -> None:
         """Close the look-up connection."""
         self._connection.close()
@@ -121,8 +133,13 @@ class Tokens:
 
         return await self._storage.write(
             lambda connection: connection.execute(statement, parameters).rowcount,
-            after=lambda _count: self._cache.clear(),
+            after=lambda _count: self._note_ended(),
         )
+
+    def _note_ended(self) -> None:
+        self._cache.clear()
+        for on_ended in list(self._watchers):
+            on_ended()
 
     def _look_up(self, key: bytes) -> Token | None:
         token = self._cache.get(key)
