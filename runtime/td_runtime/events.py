@@ -169,6 +169,8 @@ _EVENTS: Final = (
            "method", "advice"),
     _event("stream.drained", "debug", "The streams a run had not waited for were drained.",
            "streams", "records_lost"),
+    _event("stream.source_failed", "error",
+           "A source merged into a writer raised; the others and the writer go on.", "slot"),
     _event("stream.writer_failed", "warning",
            "One writer failed by itself, as by a chunk too large; the others go on.",
            "slot", "reason"),

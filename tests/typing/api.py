@@ -59,6 +59,7 @@ async def answer(payload: Question) -> dict[str, int]:
         assert_type(writer, streams.Writer)
         async for token in ask_model(payload.text):
             await writer.write({"token": token})
+        writer.merge(ask_model("merged"))
         await writer.flush()
 
     return {"last": int(assert_type(writer.last_event_id, str | None) or 0)}
@@ -73,6 +74,8 @@ async def pipe_in_every_form(payload: Question) -> str | None:
     assert_type(answers.pipe(ask_model(payload.text), target="root"), streams.StreamHandle)
     if payload.urgent:
         handle.abort()
+    mirrored = streams.pipe(ask_model(payload.text), mirror=True)
+    assert_type(mirrored.stream, AsyncGenerator[Any, None])
 
     return assert_type(await handle.wait(), str | None)
 
@@ -145,7 +148,9 @@ def answer_blocking(payload: Question) -> str | None:
         for token in ask_model_blocking(payload.text):
             writer.write({"token": token})
         writer.flush()
-    handle = sync.streams.pipe("answers", ask_model_blocking(payload.text))
+        writer.merge(ask_model_blocking("merged"))
+    handle = sync.streams.pipe("answers", ask_model_blocking(payload.text), mirror=True)
+    assert_type(handle.stream, Generator[Any, None, None])
     assert_type(handle, sync.streams.StreamHandle)
     assert_type(progress.pipe([1, 2, 3]), sync.streams.StreamHandle)
     assert_type(sync.streams.append("log", payload), int)

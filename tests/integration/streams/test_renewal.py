@@ -24,7 +24,7 @@ from td_worker.errors import (
     StreamVersionError,
     StreamWriteError,
 )
-from td_worker.stream_store import Ack
+from td_worker.stream_store import Ack, Appended
 from td_worker.streams import blocking
 from td_worker.streams.client import StreamClient
 from td_worker.streams.lane import Lane
@@ -242,7 +242,7 @@ def test_an_appender_survives_a_store_that_lies(platform):
         def __init__(self) -> None:
             self.ends = [1, 2]
 
-        async def append(self, credential: Credential, records: Sequence[bytes]) -> Ack:
+        async def append(self, credential: Credential, records: Sequence[Appended]) -> Ack:
             end = self.ends.pop(0)
             return Ack(start=0, end=end, tail=end)
 

@@ -28,13 +28,14 @@ from typing import Any, overload
 
 from td_worker.streams.arguments import (
     MISSING,
-    check_read,
     check_source,
-    current_execution,
-    open_lane,
-    split_key,
+    open_feed,
+    open_pipe,
+    open_to_append,
+    open_to_write,
 )
-from td_worker.streams.guardrail import warn_in_chat_agent
+from td_worker.streams.face import appended
+from td_worker.streams.lane import Lane
 from td_worker.streams.naming import DEFAULT_KEY, check_key
 from td_worker.streams.reader import Feed, chunks_of
 from td_worker.streams.writer import Source, StreamHandle, Writer, start_pipe
@@ -58,9 +59,11 @@ class DefinedStream:
 
     id: str
 
-    def pipe(self, source: Source, *, target: str | None = None) -> StreamHandle:
+    def pipe(
+        self, source: Source, *, target: str | None = None, mirror: bool = False
+    ) -> StreamHandle:
         """See `streams.pipe`."""
-        return pipe(self.id, source, target=target)
+        return pipe(self.id, source, target=target, mirror=mirror)
 
     def writer(self, *, target: str | None = None) -> Writer:
         """See `streams.writer`."""
@@ -68,9 +71,8 @@ class DefinedStream:
 
     async def append(self, value: object, *, target: str | None = None) -> int:
         """See `streams.append`."""
-        warn_in_chat_agent("pipe")  # upstream's `append` of a defined stream is a pipe
-
-        return await append(self.id, value, target=target)
+        # The official SDK's `append` of a defined stream is a pipe, and its guardrail says so.
+        return await _append(*open_to_append(self.id, value, target, method="pipe"))
 
     def read(
         self, run_id: str, *, start_index: int | None = None, timeout: float | timedelta = 60
@@ -90,12 +92,16 @@ def define(id: str) -> DefinedStream:  # noqa: A002  the official SDK's word
 
 
 @overload
-def pipe(source: Source, /, *, target: str | None = None) -> StreamHandle: ...
+def pipe(source: Source, /, *, target: str | None = None, mirror: bool = False) -> StreamHandle: ...
 @overload
-def pipe(key: str, source: Source, /, *, target: str | None = None) -> StreamHandle: ...
+def pipe(
+    key: str, source: Source, /, *, target: str | None = None, mirror: bool = False
+) -> StreamHandle: ...
 
 
-def pipe(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> StreamHandle:
+def pipe(
+    first: Any, second: Any = MISSING, /, *, target: str | None = None, mirror: bool = False
+) -> StreamHandle:
     """
     Stream all that `source` yields, from now on and by itself.
 
@@ -105,6 +111,7 @@ def pipe(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> 
         first: The stream's key, `default` when left out.
         second: An async iterable, or a plain one that does not block.
         target: Whose stream.
+        mirror: Keep a copy of the chunks for `handle.stream`, which is then to be read.
 
     Returns:
         A handle to wait for the end or to abort.
@@ -112,12 +119,11 @@ def pipe(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> 
     Raises:
         NotInTaskError: No task is running.
         StreamKeyError: The key or the target cannot name a stream.
+        TypeError: The source is text.
     """
-    warn_in_chat_agent("pipe")
-    key, source = split_key(first, second, what="streams.pipe")
-    check_source(source, what="streams.pipe")
+    lane, source = open_pipe(first, second, target, check=check_source)
 
-    return start_pipe(open_lane(key, target), source)  # type: ignore[arg-type]  # per overload
+    return start_pipe(lane, source, mirror=mirror)
 
 
 def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
@@ -128,9 +134,7 @@ def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
         NotInTaskError: No task is running.
         StreamKeyError: The key or the target cannot name a stream.
     """
-    warn_in_chat_agent("writer")
-
-    return Writer(open_lane(key, target))
+    return Writer(open_to_write(key, target))
 
 
 @overload
@@ -155,15 +159,7 @@ async def append(first: Any, second: Any = MISSING, /, *, target: str | None = N
         NotInTaskError: No task is running.
         StreamError: The record was not taken, or was given up.
     """
-    warn_in_chat_agent("append")
-    key, value = split_key(first, second, what="streams.append")
-    lane = open_lane(key, target)
-    async with Writer(lane) as one:
-        await one.write(value)
-    if lane.last_seq is None:
-        raise lane.refusal()
-
-    return lane.last_seq
+    return await _append(*open_to_append(first, second, target))
 
 
 def read(
@@ -190,13 +186,14 @@ def read(
         StreamKeyError, ValueError: An argument is out of its bounds.
         StreamReadError: The control plane refuses, for example since it does not know the run.
     """
-    warn_in_chat_agent("read")
-    asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
-    feed = current_execution().streams.read(
-        asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s
-    )
+    return _each(open_feed(run_id, key, start_index=start_index, timeout=timeout))
 
-    return _each(feed)
+
+async def _append(lane: Lane, value: object) -> int:
+    async with Writer(lane) as one:
+        await one.write(value)
+
+    return appended(lane)
 
 
 async def _each(feed: Feed) -> AsyncGenerator[Any, None]:

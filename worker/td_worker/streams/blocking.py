@@ -1,107 +1,92 @@
 """
 Realtime streams, for plain `def` tasks: `from td_worker.sync import streams`.
 
-The same names and meanings as `td_worker.streams`, without asyncio:
+The same names and meanings as `td_worker.streams`, whose docstrings say the rest, without asyncio:
 
 ```python
 from td_worker.sync import streams
 
 with streams.writer("progress") as w:
+    w.merge(model.stream(prompt))   # runs in a thread of its own
     w.write({"done": 1})
 
-handle = streams.pipe("answer", model.stream(prompt))   # runs in a thread of its own
+handle = streams.pipe("answer", model.stream(prompt))   # so does this
 seq = streams.append("log", "one record, acked")
 for chunk in streams.read(run_id, "progress"):
     ...
 ```
 
-Everything blocks the calling thread alone: the work is done on the worker's runtime loop.
+Everything blocks the calling thread alone: the work is done on the worker's runtime loop. On an
+event loop every call that would block raises BlockingCallError.
 """
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, overload
 
-from td_worker.context import refuse_on_event_loop
 from td_worker.errors import StreamClosedError
 from td_worker.streams.arguments import (
     MISSING,
-    check_read,
-    check_source,
-    current_execution,
-    open_lane,
-    split_key,
+    check_plain_source,
+    open_feed,
+    open_pipe,
+    open_to_append,
+    open_to_write,
 )
-from td_worker.streams.guardrail import warn_in_chat_agent
+from td_worker.streams.face import HandleFace, WriterFace, appended, result_of
 from td_worker.streams.lane import Lane
+from td_worker.streams.mirror import Mirror
 from td_worker.streams.naming import DEFAULT_KEY, check_key
 from td_worker.streams.reader import Feed, chunks_of
 
-__all__ = ["DefinedStream", "StreamHandle", "Writer", "append", "define", "pipe", "read", "writer"]
+__all__ = [
+    "DefinedStream",
+    "StreamHandle",
+    "Writer",
+    "append",
+    "define",
+    "pipe",
+    "read",
+    "start_pipe",
+    "writer",
+]
+
+Write = Callable[[object], None]
 
 
-class Writer:
-    """
-    Writes chunks to one stream, in order; made by `streams.writer`.
-
-    Leaving its `with` block waits until everything is acked and raises what went wrong. When the
-    block itself raises, what was accepted is still flushed, and the block's own error goes on.
-    """
-
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
-
-    @property
-    def last_event_id(self) -> str | None:
-        """The sequence number of the last acked record, inclusive; None before any."""
-        return self._lane.last_event_id
+class Writer(WriterFace):
+    """See `td_worker.streams.Writer`; use it with `with`."""
 
     def write(self, chunk: object) -> None:
-        """
-        Accept one chunk into the buffer; blocks while the buffer is full.
-
-        Raises:
-            ChatChunkTooLargeError: The chunk is over the cap of a record; this writer has failed.
-            ChunkNotEncodableError: JSON cannot express it; this writer has failed.
-            StreamWriteError: Records of this writer were given up.
-            StreamClosedError: The writer was closed.
-        """
+        """Accept one chunk into the buffer; blocks while the buffer is full."""
         body = self._lane.offer(chunk)
         if body is not None:
             self._wait_for_space(body)
 
-    def flush(self) -> None:
-        """
-        Wait until everything accepted so far is acked.
+    def merge(self, source: Iterable[Any]) -> None:
+        """Write all that a plain iterable yields, too, in a thread of its own."""
+        check_plain_source(source, what="writer.merge")
+        # A thread cannot be stopped from outside: it ends by its next write.
+        end = self._merging().begin(_nothing)
+        _start(_merge, self._lane, source, end)
 
-        Raises:
-            StreamWriteError: Records of this writer were given up.
-        """
+    def flush(self) -> None:
+        """Wait until everything accepted so far is acked."""
         self._lane.flush().result()
 
     def wait(self) -> str | None:
-        """
-        Close the writer and wait until everything is acked.
-
-        Returns:
-            The sequence number of the last record, inclusive; None when nothing was written.
-
-        Raises:
-            StreamError: What this writer failed of.
-        """
+        """Wait for merged sources, close and wait until all is acked; return the last event id."""
+        if self._merges is not None:
+            self._merges.ended().result()
         self._lane.close()
 
         return _wait_settled(self._lane)
-
-    def abort(self) -> None:
-        """Drop what is not sent yet; `wait` then returns quietly."""
-        self._lane.abort()
 
     def __enter__(self) -> Self:
         return self
@@ -112,10 +97,11 @@ class Writer:
         error: BaseException | None,
         _tb: TracebackType | None,
     ) -> None:
-        self._lane.close()
         if error is None:
-            _wait_settled(self._lane)
-        elif isinstance(error, Exception):
+            self.wait()
+            return
+        self._lane.close()
+        if isinstance(error, Exception):
             self._lane.settled.result()
 
     def _wait_for_space(self, body: bytes) -> None:
@@ -125,34 +111,17 @@ class Writer:
                 return
 
 
-class StreamHandle:
-    """A pipe under way; made by `streams.pipe`. It runs on whether or not anybody waits for it."""
-
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+class StreamHandle(HandleFace):
+    """See `td_worker.streams.StreamHandle`."""
 
     @property
-    def last_event_id(self) -> str | None:
-        """The sequence number of the last acked record, inclusive; None before any."""
-        return self._lane.last_event_id
+    def stream(self) -> Generator[Any, None, None]:
+        """The chunks of a pipe with `mirror=True`, for one reader, once."""
+        return _read_mirror(self._mirrored(), self._lane)
 
     def wait(self) -> str | None:
-        """
-        Wait until the source has ended and every record is acked.
-
-        Returns:
-            The sequence number of the last record, inclusive; None when there was none. An aborted
-            pipe returns quietly too.
-
-        Raises:
-            Exception: What the source raised.
-            StreamError: What the stream failed of.
-        """
+        """Wait until the source has ended and all is acked; return the last event id."""
         return _wait_settled(self._lane)
-
-    def abort(self) -> None:
-        """Take nothing more from the source and drop what is not sent yet."""
-        self._lane.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +130,11 @@ class DefinedStream:
 
     id: str
 
-    def pipe(self, source: Iterable[Any], *, target: str | None = None) -> StreamHandle:
+    def pipe(
+        self, source: Iterable[Any], *, target: str | None = None, mirror: bool = False
+    ) -> StreamHandle:
         """See `streams.pipe`."""
-        return pipe(self.id, source, target=target)
+        return pipe(self.id, source, target=target, mirror=mirror)
 
     def writer(self, *, target: str | None = None) -> Writer:
         """See `streams.writer`."""
@@ -171,9 +142,8 @@ class DefinedStream:
 
     def append(self, value: object, *, target: str | None = None) -> int:
         """See `streams.append`."""
-        warn_in_chat_agent("pipe")  # upstream's `append` of a defined stream is a pipe
-
-        return append(self.id, value, target=target)
+        # The official SDK's `append` of a defined stream is a pipe, and its guardrail says so.
+        return _append(*open_to_append(self.id, value, target, method="pipe", blocks=True))
 
     def read(
         self, run_id: str, *, start_index: int | None = None, timeout: float | timedelta = 60
@@ -183,66 +153,32 @@ class DefinedStream:
 
 
 def define(id: str) -> DefinedStream:  # noqa: A002  the official SDK's word
-    """
-    Return the stream calls bound to the key `id`; may be called at import time.
-
-    Raises:
-        StreamKeyError: The id cannot name a stream.
-    """
+    """See `td_worker.streams.define`."""
     return DefinedStream(check_key(id))
 
 
 @overload
-def pipe(source: Iterable[Any], /, *, target: str | None = None) -> StreamHandle: ...
+def pipe(
+    source: Iterable[Any], /, *, target: str | None = None, mirror: bool = False
+) -> StreamHandle: ...
 @overload
-def pipe(key: str, source: Iterable[Any], /, *, target: str | None = None) -> StreamHandle: ...
+def pipe(
+    key: str, source: Iterable[Any], /, *, target: str | None = None, mirror: bool = False
+) -> StreamHandle: ...
 
 
-def pipe(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> StreamHandle:
-    """
-    Stream all that `source` yields, in a thread of its own, from now on and by itself.
+def pipe(
+    first: Any, second: Any = MISSING, /, *, target: str | None = None, mirror: bool = False
+) -> StreamHandle:
+    """See `td_worker.streams.pipe`; a plain iterable, streamed in a thread of its own."""
+    lane, source = open_pipe(first, second, target, check=check_plain_source)
 
-    Needs no waiting; the end of the run waits for it.
-
-    Args:
-        first: The stream's key, `default` when left out.
-        second: A plain iterable.
-        target: Whose stream.
-
-    Returns:
-        A handle to wait for the end or to abort.
-
-    Raises:
-        NotInTaskError: No task is running.
-        StreamKeyError: The key or the target cannot name a stream.
-        TypeError: The source is async, or text.
-    """
-    warn_in_chat_agent("pipe")
-    key, source = split_key(first, second, what="streams.pipe")
-    check_source(source, what="streams.pipe")
-    if not isinstance(source, Iterable):
-        raise TypeError(
-            f"streams.pipe: a plain `def` task pipes plain iterables, got {type(source).__name__}; "
-            "for an async source write an `async def` task"
-        )
-
-    return _start_pipe(open_lane(key, target), source)
+    return start_pipe(lane, source, mirror=mirror)
 
 
 def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
-    """
-    Return a writer for one stream; use it with `with`.
-
-    Raises:
-        NotInTaskError: No task is running.
-        BlockingCallError: An event loop runs in this thread: use `td_worker.streams` there.
-        StreamKeyError: The key or the target cannot name a stream.
-    """
-    refuse_on_event_loop("streams.writer")
-
-    warn_in_chat_agent("writer")
-
-    return Writer(open_lane(key, target))
+    """See `td_worker.streams.writer`; use it with `with`."""
+    return Writer(open_to_write(key, target, blocks=True))
 
 
 @overload
@@ -252,32 +188,8 @@ def append(key: str, value: object, /, *, target: str | None = None) -> int: ...
 
 
 def append(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> int:
-    """
-    Write one record and wait until it is acked.
-
-    Args:
-        first: The stream's key, `default` when left out.
-        second: The chunk.
-        target: Whose stream.
-
-    Returns:
-        The record's sequence number.
-
-    Raises:
-        NotInTaskError: No task is running.
-        BlockingCallError: An event loop runs in this thread: use `td_worker.streams` there.
-        StreamError: The record was not taken, or was given up.
-    """
-    refuse_on_event_loop("streams.append")
-    warn_in_chat_agent("append")
-    key, value = split_key(first, second, what="streams.append")
-    lane = open_lane(key, target)
-    with Writer(lane) as one:
-        one.write(value)
-    if lane.last_seq is None:
-        raise lane.refusal()
-
-    return lane.last_seq
+    """See `td_worker.streams.append`; blocks until the record is acked."""
+    return _append(*open_to_append(first, second, target, blocks=True))
 
 
 def read(
@@ -287,32 +199,26 @@ def read(
     start_index: int | None = None,
     timeout: float | timedelta = 60,
 ) -> Generator[Any, None, None]:
-    """
-    Return the chunks of a run's stream, each once, in order, and follow it.
+    """See `td_worker.streams.read`; wrap it into `contextlib.closing` to stop early."""
+    return _each(open_feed(run_id, key, start_index=start_index, timeout=timeout, blocks=True))
 
-    Reconnects by itself. Control records and records that hold no envelope are left out. Wrap it
-    into `contextlib.closing` to close its connection as soon as you stop early.
 
-    Args:
-        run_id: Whose stream; any run's.
-        key: Which stream.
-        start_index: The sequence number of the first record to return; None or 0 for all.
-        timeout: Ends after so much silence: 1 to 600 seconds, or a timedelta.
+def start_pipe(lane: Lane, source: Iterable[Any], *, mirror: bool = False) -> StreamHandle:
+    """Feed `lane` from `source` in a thread of its own."""
+    copy = Mirror() if mirror else None
+    # Marks the lane as fed; the pump itself notices an abort by its next write.
+    lane.stop_source = _nothing if copy is None else copy.close
+    lane.on_finish = None if copy is None else copy.close
+    _start(_pump, lane, source, copy)
 
-    Raises:
-        NotInTaskError: No task is running.
-        BlockingCallError: An event loop runs in this thread: use `td_worker.streams` there.
-        StreamKeyError, ValueError: An argument is out of its bounds.
-        StreamReadError: The control plane refuses, for example since it does not know the run.
-    """
-    refuse_on_event_loop("streams.read")
-    warn_in_chat_agent("read")
-    asked = check_read(run_id, key, start_index=start_index, timeout=timeout)
-    feed = current_execution().streams.read(
-        asked.run_id, asked.key, last_event_id=asked.last_event_id, timeout_s=asked.timeout_s
-    )
+    return StreamHandle(lane, copy)
 
-    return _each(feed)
+
+def _append(lane: Lane, value: object) -> int:
+    with Writer(lane) as one:
+        one.write(value)
+
+    return appended(lane)
 
 
 def _each(feed: Feed) -> Generator[Any, None, None]:
@@ -323,43 +229,75 @@ def _each(feed: Feed) -> Generator[Any, None, None]:
         feed.close()
 
 
-def _start_pipe(lane: Lane, source: Iterable[Any]) -> StreamHandle:
-    # Marks the lane as fed; the pump itself notices an abort by its next write.
-    lane.stop_source = lambda: None
+def _start(work: Callable[..., None], *arguments: Any) -> None:
     context = contextvars.copy_context()
     threading.Thread(
-        target=context.run, args=(_pump, lane, source), name="td-stream-pipe", daemon=True
+        target=context.run, args=(work, *arguments), name="td-stream-pipe", daemon=True
     ).start()
 
-    return StreamHandle(lane)
 
-
-def _pump(lane: Lane, source: Iterable[Any]) -> None:
+def _pump(lane: Lane, source: Iterable[Any], mirror: Mirror | None) -> None:
     """Write all that `source` yields, then end `lane` as the source ended."""
     if lane.closed:
         return  # aborted before the start: the source stays untouched
-    writer = Writer(lane)
-    try:
-        _write_all(writer, source)
-    except BaseException as error:  # noqa: BLE001  a thread has nobody to raise to; `wait` does
-        # Does nothing to a lane that was aborted or has failed before.
-        lane.fail(error if isinstance(error, Exception) else StreamClosedError(repr(error)))
-    else:
+    write = Writer(lane).write
+    if (error := _feed(write if mirror is None else _mirroring(write, mirror), source)) is None:
         lane.close()
+    else:
+        lane.fail(error)  # does nothing to a lane that was aborted or has failed before
+    if mirror is not None:
+        mirror.end(lane.error)
 
 
-def _write_all(writer: Writer, source: Iterable[Any]) -> None:
+def _merge(lane: Lane, source: Iterable[Any], end: Callable[[Exception | None], None]) -> None:
+    end(_feed(Writer(lane).write, source))
+
+
+def _mirroring(write: Write, mirror: Mirror) -> Write:
+    def write_and_mirror(chunk: object) -> None:
+        write(chunk)
+        if (room := mirror.put(chunk)) is not None:
+            room.result()
+
+    return write_and_mirror
+
+
+def _read_mirror(mirror: Mirror, lane: Lane) -> Generator[Any, None, None]:
+    is_stored = False
     try:
-        for chunk in source:
-            writer.write(chunk)
+        while (news := mirror.news()) is not None:
+            news.result()
+            chunks = mirror.take()
+            if chunks and not is_stored:
+                lane.flush().result()
+                is_stored = True
+            yield from chunks
     finally:
-        if (close := getattr(source, "close", None)) is not None:
-            close()
+        mirror.close()
+
+
+def _feed(write: Write, source: Iterable[Any]) -> Exception | None:
+    """Write all that `source` yields; return what went wrong. Raises nothing: it is a thread's."""
+    try:
+        try:
+            for chunk in source:
+                write(chunk)
+        finally:
+            if (close := getattr(source, "close", None)) is not None:
+                close()
+    except Exception as error:  # noqa: BLE001  a thread has nobody to raise to; `wait` does
+        return error
+    except BaseException as error:  # noqa: BLE001  the same
+        return StreamClosedError(repr(error))
+
+    return None
 
 
 def _wait_settled(lane: Lane) -> str | None:
     lane.settled.result()
-    if lane.error is not None:
-        raise lane.error
 
-    return lane.last_event_id
+    return result_of(lane)
+
+
+def _nothing() -> None:
+    """Stand for what a thread cannot be told."""

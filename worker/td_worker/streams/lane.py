@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from td_sharedcache.slot import Slot
 from td_worker.errors import ChatChunkTooLargeError, ChunkNotEncodableError, StreamClosedError
 from td_worker.stream_store import HeaderRecord
 from td_worker.streams.envelope import MAX_ENVELOPE, encode_envelope, new_nonce
@@ -42,8 +43,10 @@ class Lane:
         "credential_id",
         "dropped",
         "error",
+        "finishing",
         "last_seq",
         "lost",
+        "on_finish",
         "receipts",
         "settled",
         "stop_source",
@@ -66,13 +69,22 @@ class Lane:
         self.dropped = False
         """Records of it were dropped: they will never be acked."""
         self.error: Exception | None = None
+        self.finishing = False
+        """The run is over: settles as soon as no source feeds it."""
         self.last_seq: int | None = None
         self.lost = 0
+        self.on_finish: Callable[[], object] | None = None
+        """Called when the run is over."""
         self.receipts: set[Future[int]] = set()
         """Of records with headers that are not acked yet."""
         self.settled: Future[None] = Future()
         self.stop_source: Callable[[], object] | None = None
         """Set while a source feeds this lane: how to stop it."""
+
+    @property
+    def slot(self) -> Slot:
+        """What it writes to."""
+        return self._appender.slot
 
     @property
     def last_event_id(self) -> str | None:
@@ -198,8 +210,18 @@ class Lane:
         self.stop_feeding()
 
     def finish(self) -> None:
-        """Take nothing more, unless a source still feeds it, and send the rest at once."""
+        """Take nothing more, as soon as no source feeds it any more, and send the rest at once."""
+        # This order: of two threads, here and in `end_feeding`, one sees what the other has set.
+        self.finishing = True
+        if self.on_finish is not None:
+            self.on_finish()
         if self.stop_source is None:
+            self.close()
+
+    def end_feeding(self) -> None:
+        """Note that no source feeds this lane any more, which its writer may still do."""
+        self.stop_source = None
+        if self.finishing:
             self.close()
 
     def give_up(self) -> None:

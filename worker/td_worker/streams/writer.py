@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-from td_worker.streams.arguments import TURN
+from td_worker.streams.arguments import TURN, check_source
+from td_worker.streams.face import HandleFace, WriterFace, result_of
 from td_worker.streams.lane import Lane
+from td_worker.streams.mirror import Mirror
 
 Source = AsyncIterable[Any] | Iterable[Any]
+
+Write = Callable[[object], Awaitable[None]]
 
 _pumps: set[asyncio.Task[None]] = set()
 """Asyncio refers to its tasks weakly: a pipe nobody holds must still run to its end."""
 
 
-class Writer:
+class Writer(WriterFace):
     """
     Writes chunks to one stream, in order; made by `streams.writer`.
 
     ```python
     async with streams.writer("progress") as w:
+        w.merge(model.stream(prompt))
         await w.write({"done": 1})
     w.last_event_id
     ```
 
-    Leaving the block waits until everything is acked and raises what went wrong. When the block
-    itself raises, what was accepted is still flushed, and the block's own error goes on.
+    Leaving the block waits until every merged source has ended and everything is acked, and raises
+    what went wrong. When the block itself raises, merged sources are stopped, what was accepted is
+    still flushed, and the block's own error goes on.
     """
 
     def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+        super().__init__(lane)
         self._turn = 0
-
-    @property
-    def last_event_id(self) -> str | None:
-        """The sequence number of the last acked record, inclusive; None before any."""
-        return self._lane.last_event_id
 
     async def write(self, chunk: object) -> None:
         """
@@ -60,6 +61,28 @@ class Writer:
             self._turn = 0
             await asyncio.sleep(0)
 
+    def merge(self, source: Source) -> None:
+        """
+        Write all that `source` yields, too, by itself and in its own order among the rest.
+
+        The writer closes when its block and every merged source have ended. An error that the
+        source raises is logged and ends that source alone, as with the official SDK: the stream
+        closes normally with what was written.
+
+        Args:
+            source: An async iterable, or a plain one that does not block.
+
+        Raises:
+            StreamClosedError: The writer was closed.
+            TypeError: The source is text.
+        """
+        check_source(source, what="writer.merge")
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[None] | None = None
+        end = self._merging().begin(lambda: task and loop.call_soon_threadsafe(task.cancel))
+        task = _start(_feed(Writer(self._lane).write, source), name="stream merge")
+        task.add_done_callback(lambda done: end(_error_of(done)))
+
     async def flush(self) -> None:
         """
         Wait until everything accepted so far is acked.
@@ -71,7 +94,7 @@ class Writer:
 
     async def wait(self) -> str | None:
         """
-        Close the writer and wait until everything is acked.
+        Wait until every merged source has ended, close the writer and wait until all is acked.
 
         Returns:
             The sequence number of the last record, inclusive; None when nothing was written.
@@ -79,13 +102,11 @@ class Writer:
         Raises:
             StreamError: What this writer failed of.
         """
+        if self._merges is not None:
+            await wait_for(self._merges.ended())
         self._lane.close()
 
         return await wait_settled(self._lane)
-
-    def abort(self) -> None:
-        """Drop what is not sent yet; `wait` then returns quietly."""
-        self._lane.abort()
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,10 +117,13 @@ class Writer:
         error: BaseException | None,
         _tb: TracebackType | None,
     ) -> None:
-        self._lane.close()
         if error is None:
-            await wait_settled(self._lane)
-        elif isinstance(error, Exception):
+            await self.wait()
+            return
+        if self._merges is not None:
+            self._merges.stop()
+        self._lane.close()
+        if isinstance(error, Exception):
             await settled(self._lane)
         # Cancelled: whoever cancels is waiting; the end of the run drains what was accepted.
 
@@ -110,16 +134,35 @@ class Writer:
                 return
 
 
-class StreamHandle:
-    """A pipe under way; made by `streams.pipe`. It runs on whether or not anybody waits for it."""
+class StreamHandle(HandleFace):
+    """
+    A pipe under way; made by `streams.pipe`. It runs on whether or not anybody waits for it.
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    ```python
+    handle = streams.pipe("answer", model.stream(prompt))
+    last_event_id = await handle.wait()
+    ```
+    """
 
     @property
-    def last_event_id(self) -> str | None:
-        """The sequence number of the last acked record, inclusive; None before any."""
-        return self._lane.last_event_id
+    def stream(self) -> AsyncGenerator[Any, None]:
+        """
+        The chunks of a pipe with `mirror=True`, as the source gave them; for one reader, once.
+
+        ```python
+        handle = streams.pipe("answer", model.stream(prompt), mirror=True)
+        text = "".join([token async for token in handle.stream])
+        ```
+
+        It begins when the first record is acked, so a PUT that failed is raised here, and so is
+        what the source raised, behind the last chunk. 256 chunks are kept for a reader that lags;
+        then the source waits, and with it the stream. A reader that leaves the loop, and the end
+        of the run, let the pipe go on alone; `wait` before reading would wait for ever.
+
+        Raises:
+            StreamError: The pipe has no mirror.
+        """
+        return _read_mirror(self._mirrored(), self._lane)
 
     async def wait(self) -> str | None:
         """
@@ -137,22 +180,20 @@ class StreamHandle:
         """
         return await wait_settled(self._lane)
 
-    def abort(self) -> None:
-        """Stop the source and drop what is not sent yet; the slot keeps its credential."""
-        self._lane.abort()
 
-
-def start_pipe(lane: Lane, source: Source) -> StreamHandle:
+def start_pipe(lane: Lane, source: Source, *, mirror: bool = False) -> StreamHandle:
     """Feed `lane` from `source` in a task of the running loop."""
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_pump(lane, source), name="stream pipe")
-    _pumps.add(task)
-    task.add_done_callback(_pumps.discard)
+    copy = Mirror() if mirror else None
+    task = _start(_pump(lane, source, copy), name="stream pipe")
     # From any thread; before its first step, too, in which case the pump never runs.
     lane.stop_source = lambda: loop.call_soon_threadsafe(task.cancel)
+    if copy is not None:
+        lane.on_finish = copy.close
+        task.add_done_callback(lambda _: copy.end(lane.error))
     task.add_done_callback(lambda _: lane.abort() if task.cancelled() else None)
 
-    return StreamHandle(lane)
+    return StreamHandle(lane, copy)
 
 
 async def settled(lane: Lane) -> None:
@@ -168,33 +209,69 @@ async def wait_for(shared: Future[None]) -> None:
 async def wait_settled(lane: Lane) -> str | None:
     """Wait until `lane` is settled; return its last event id, or raise its error."""
     await settled(lane)
-    if lane.error is not None:
-        raise lane.error
 
-    return lane.last_event_id
+    return result_of(lane)
 
 
-async def _pump(lane: Lane, source: Source) -> None:
+def _start(work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _pumps.add(task)
+    task.add_done_callback(_pumps.discard)
+
+    return task
+
+
+def _error_of(task: asyncio.Task[None]) -> Exception | None:
+    error = None if task.cancelled() else task.exception()
+
+    return error if isinstance(error, Exception) else None
+
+
+async def _pump(lane: Lane, source: Source, mirror: Mirror | None) -> None:
     """Write all that `source` yields, then end `lane` as the source ended."""
     if lane.closed:
         return  # aborted before the start: the source stays untouched
-    writer = Writer(lane)
+    write = Writer(lane).write
     try:
-        await _write_all(writer, source)
+        await _feed(write if mirror is None else _mirroring(write, mirror), source)
     except Exception as error:  # noqa: BLE001  it is raised by `wait`, to whom it concerns
         lane.fail(error)  # does nothing to a lane that was aborted or has failed before
     else:
         lane.close()
 
 
-async def _write_all(writer: Writer, source: Source) -> None:
+def _mirroring(write: Write, mirror: Mirror) -> Write:
+    async def write_and_mirror(chunk: object) -> None:
+        await write(chunk)
+        if (room := mirror.put(chunk)) is not None:
+            await asyncio.wrap_future(room)
+
+    return write_and_mirror
+
+
+async def _read_mirror(mirror: Mirror, lane: Lane) -> AsyncGenerator[Any, None]:
+    is_stored = False
+    try:
+        while (news := mirror.news()) is not None:
+            await asyncio.wrap_future(news)
+            chunks = mirror.take()
+            if chunks and not is_stored:
+                await asyncio.wrap_future(lane.flush())
+                is_stored = True
+            for chunk in chunks:
+                yield chunk
+    finally:
+        mirror.close()
+
+
+async def _feed(write: Write, source: Source) -> None:
     try:
         if isinstance(source, AsyncIterable):
             async for chunk in source:
-                await writer.write(chunk)
+                await write(chunk)
         else:
             for chunk in source:
-                await writer.write(chunk)
+                await write(chunk)
     finally:
         # A generator that is left in its middle holds connections until someone collects it.
         await _close_source(source)

@@ -18,7 +18,7 @@ from td_worker.errors import (
     StreamStoreRefusedError,
     StreamStoreUnreachableError,
 )
-from td_worker.stream_store import Ack
+from td_worker.stream_store import Ack, Appended
 from td_worker.streams.delivery import Delivery
 from td_worker.streams.policy import StreamLimits
 
@@ -71,7 +71,7 @@ class Store:
         self._errors = list(errors)
         self.sent: list[tuple[str, Sequence[bytes]]] = []
 
-    async def append(self, credential: Credential, records: Sequence[bytes]) -> Ack:
+    async def append(self, credential: Credential, records: Sequence[Appended]) -> Ack:
         self.sent.append((credential.id, records))
         if self._errors:
             raise self._errors.pop(0)
