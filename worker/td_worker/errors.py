@@ -3,6 +3,8 @@ What goes wrong in td_worker: one tree, in reading order.
 
 - TdWorkerError
   - NotInTaskError                 a call that needs a task was made outside of one
+  - NotInChatError                 a chat call was made by a task that serves no chat
+  - ChatInputError                 a message of a chat client that cannot be understood
   - BlockingCallError              a plain `def` call was made on an event loop
   - TaskLoadError                  an entrypoint that cannot be imported or called
   - AbortTaskRunError              raised by a task to fail its run without another attempt
@@ -75,6 +77,37 @@ class NotInTaskError(TdWorkerError):
             "import time, and start threads with `contextvars.copy_context().run`, since a bare "
             "thread does not inherit the context"
         )
+
+
+class NotInChatError(TdWorkerError):
+    """
+    A chat call was made by a task that serves no chat.
+
+    Attributes:
+        call: What was called.
+    """
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+        super().__init__(
+            f"{call} belongs to a chat, and this task serves none: make it a `@chat.agent`, or "
+            "wrap the code into `async with chat.bind(chat_id)`"
+        )
+
+
+class ChatInputError(TdWorkerError, ValueError):
+    """
+    A message of a chat client that cannot be understood; its turn fails.
+
+    Attributes:
+        chat_id: The chat.
+        reason: What is wrong with it, in one sentence.
+    """
+
+    def __init__(self, chat_id: str, reason: str) -> None:
+        self.chat_id = chat_id
+        self.reason = reason
+        super().__init__(f"chat {chat_id!r} got a message that cannot be understood: {reason}")
 
 
 class BlockingCallError(TdWorkerError):
