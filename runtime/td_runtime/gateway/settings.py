@@ -19,7 +19,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a gateway process needs to know.
 
     ``control_fd`` is one end of a socket pair: the gateway says READY there, and ends when the
-    other end is closed.
+    other end is closed. ``allow_origins`` are the web pages that may send requests.
     """
 
     data_dir: str
@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secret_key: Annotated[str, msgspec.Meta(min_length=1)]
     control_fd: int
     allow_faults: bool = False
+    allow_origins: tuple[str, ...] = ()
     log: LogSettings = msgspec.field(default_factory=LogSettings)
 
     def __repr__(self) -> str:

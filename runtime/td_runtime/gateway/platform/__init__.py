@@ -9,17 +9,31 @@ import asyncio
 import os
 import time
 
+from td_runtime.gateway.journal import Journal
+from td_runtime.gateway.platform.access import Access
+from td_runtime.gateway.platform.api import Api
 from td_runtime.gateway.platform.basins import Basins
-from td_runtime.gateway.platform.control_plane import ControlPlane, Issue
+from td_runtime.gateway.platform.channel_routes import ChannelRoutes
+from td_runtime.gateway.platform.control_plane import ControlPlane
 from td_runtime.gateway.platform.faults import Faults
 from td_runtime.gateway.platform.holder import BASIN, Gate
+from td_runtime.gateway.platform.input_routes import InputRoutes
+from td_runtime.gateway.platform.issuer import Issuer
 from td_runtime.gateway.platform.mints import MintLog
+from td_runtime.gateway.platform.parts import Parts
 from td_runtime.gateway.platform.runs import Runs
+from td_runtime.gateway.platform.session_routes import SessionRoutes
+from td_runtime.gateway.platform.session_runs import SessionRuns
+from td_runtime.gateway.platform.sessions import Sessions
 from td_runtime.gateway.platform.storage import Storage
 from td_runtime.gateway.platform.stream_config import RETENTION_S
 from td_runtime.gateway.platform.stream_store import StreamStore
 from td_runtime.gateway.platform.streams import Streams
+from td_runtime.gateway.platform.subscription import Subscriptions
 from td_runtime.gateway.platform.tokens import Tokens
+from td_runtime.gateway.platform.waitpoint_routes import WaitpointRoutes
+from td_runtime.gateway.platform.waitpoints import Waitpoints
+from td_runtime.gateway.supervisor_link import SupervisorLink
 
 __all__ = ["Platform"]
 
@@ -31,15 +45,20 @@ class Platform:
         stopping: Set when the gateway ends: open reads break off.
     """
 
-    def __init__(self, storage: Storage, runs: Runs) -> None:
+    def __init__(self, storage: Storage, runs: Runs, link: SupervisorLink) -> None:
         self.stopping = asyncio.Event()
         self.streams = Streams(storage)
         self.tokens = Tokens(storage, self.streams)
         self.basins = Basins(storage)
         self.mints = MintLog()
         self.faults = Faults()
+        self.sessions = Sessions(storage)
+        self.waitpoints = Waitpoints(storage)
         self._storage = storage
         self._runs = runs
+        self._session_runs = SessionRuns(self.sessions, runs, link)
+        self._parts = Parts(self.streams)
+        self._subscriptions = Subscriptions(self.streams, stopping=self.stopping)
 
     @classmethod
     def open(cls, data_dir: str) -> Platform:
@@ -49,20 +68,62 @@ class Platform:
             StoreOpenError: The platform's own file cannot be opened.
         """
         storage = Storage.open(os.path.join(data_dir, "platform.db"))
-        return cls(storage, Runs(os.path.join(data_dir, "runs.db")))
+        return cls(storage, Runs(os.path.join(data_dir, "runs.db")), SupervisorLink(data_dir))
 
-    def control_plane(self, *, secret_key: str, endpoint: str) -> ControlPlane:
+    def control_plane(self, access: Access, *, endpoint: str) -> ControlPlane:
         """The application for ``/realtime/v1/streams``."""
+        inputs = InputRoutes(
+            access=access,
+            runs=self._runs,
+            parts=self._parts,
+            subscriptions=self._subscriptions,
+            waitpoints=self.waitpoints,
+        )
+
         return ControlPlane(
-            secret_key=secret_key,
-            issue=Issue(endpoint=endpoint, basin=BASIN),
+            access=access,
+            issuer=Issuer(self.tokens, endpoint=endpoint, basin=BASIN),
             runs=self._runs,
             streams=self.streams,
-            tokens=self.tokens,
+            parts=self._parts,
+            inputs=inputs,
+            subscriptions=self._subscriptions,
             mints=self.mints,
             faults=self.faults,
-            stopping=self.stopping,
         )
+
+    def channels(self, access: Access, *, endpoint: str, journal: Journal) -> ChannelRoutes:
+        """The application for ``/realtime/v1/sessions``."""
+        return ChannelRoutes(
+            access=access,
+            sessions=self.sessions,
+            session_runs=self._session_runs,
+            issuer=Issuer(self.tokens, endpoint=endpoint, basin=BASIN),
+            parts=self._parts,
+            subscriptions=self._subscriptions,
+            waitpoints=self.waitpoints,
+            mints=self.mints,
+            faults=self.faults,
+            journal=journal,
+        )
+
+    def api(self, access: Access) -> Api:
+        """The application for ``/api/v1``."""
+        sessions = SessionRoutes(
+            access=access,
+            sessions=self.sessions,
+            session_runs=self._session_runs,
+            runs=self._runs,
+        )
+        waitpoints = WaitpointRoutes(
+            access=access,
+            waitpoints=self.waitpoints,
+            runs=self._runs,
+            sessions=self.sessions,
+            parts=self._parts,
+        )
+
+        return Api(access=access, sessions=sessions, waitpoints=waitpoints, faults=self.faults)
 
     def stream_store(self, *, secret_key: str) -> StreamStore:
         """The application for ``/v1``."""
@@ -81,6 +142,7 @@ class Platform:
             How many records went.
         """
         await self.tokens.forget_expired()
+        await self.waitpoints.forget_old()
         return await self.streams.expire(before_ms=int((time.time() - RETENTION_S) * 1000))
 
     def stop(self) -> None:
@@ -92,5 +154,7 @@ class Platform:
         """Close the files; what was accepted is committed first."""
         self.streams.close()
         self.tokens.close()
+        self.sessions.close()
+        self.waitpoints.close()
         self._runs.close()
         self._storage.close()

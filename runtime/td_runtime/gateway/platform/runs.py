@@ -6,8 +6,10 @@ from typing import Final
 
 import msgspec
 
+from td_runtime.gateway.platform.access import Caller
 from td_runtime.gateway.platform.storage import uri_path
 
+_OPTIONAL: Final = ("parent_id", "root_id", "task")
 FINISHED: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "TIMED_OUT", "CANCELED", "EXPIRED"})
 
 
@@ -18,11 +20,19 @@ class Run(msgspec.Struct, frozen=True):
     status: str
     parent_id: str | None = None
     root_id: str | None = None
+    task: str | None = None
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing more may be written for it."""
         return self.status in FINISHED
+
+
+def require_readable(caller: Caller, run_id: str, run: Run | None) -> None:
+    """Refuse with 403 whoever may read neither the run nor its task's runs."""
+    task = None if run is None else run.task
+    if task is None or not caller.may("read", "tasks", [task]):
+        caller.require("read", "runs", [run_id])
 
 
 class Runs:
@@ -68,5 +78,5 @@ class Runs:
 
 
 def _select(columns: set[str]) -> str:
-    optional = [name if name in columns else "NULL" for name in ("parent_id", "root_id")]
+    optional = [name if name in columns else "NULL" for name in _OPTIONAL]
     return f"SELECT id, status, {', '.join(optional)} FROM runs WHERE id = ?"  # noqa: S608  constants

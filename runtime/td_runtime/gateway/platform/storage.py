@@ -74,6 +74,39 @@ CREATE TABLE issued_tokens (
     expires_at REAL
 ) STRICT, WITHOUT ROWID;
 """,
+    """
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    external_id TEXT UNIQUE,
+    type TEXT NOT NULL,
+    task_identifier TEXT NOT NULL,
+    trigger_config TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    metadata TEXT,
+    current_run_id TEXT,
+    current_run_version INTEGER NOT NULL,
+    closed_at INTEGER,
+    closed_reason TEXT,
+    expires_at INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE waitpoints (
+    id TEXT PRIMARY KEY,
+    run_id TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    idempotency_key TEXT,
+    idempotency_expires_at INTEGER,
+    tags TEXT NOT NULL,
+    timeout_at INTEGER,
+    created_at INTEGER NOT NULL,
+    completed_at INTEGER,
+    output TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX waitpoints_by_stream ON waitpoints (stream) WHERE completed_at IS NULL;
+CREATE INDEX waitpoints_by_key ON waitpoints (idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+""",
 )
 SCHEMA_VERSION: Final = len(_SCRIPTS)
 

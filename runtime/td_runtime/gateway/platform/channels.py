@@ -1,0 +1,77 @@
+"""Channels: what a session's name in a URL means, and what its streams and slots are called.
+
+A session has a main channel, and side channels by name. On the wire a side channel is the session
+``S~name``, which has no row of its own: it is open and closed with S, and who may read S may read
+it. The official clients say ``S/channels/name`` for the same channel.
+"""
+
+import re
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from td_runtime.gateway.platform.answers import STREAM_NAME_TOO_LONG, RefusalError
+from td_runtime.gateway.platform.sessions import ID_PREFIX, Session, Sessions
+from td_runtime.gateway.platform.streams import NAME_BYTES_MAX
+
+MAIN: Final = "main"
+_SIDE: Final = re.compile(r"(?P<session>.+)~(?P<name>[A-Za-z0-9._-]{1,128})", re.DOTALL)
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """One channel of a session; ``session`` is None for one that only its writers know."""
+
+    key: str
+    name: str
+    ids: frozenset[str]
+    session: Session | None
+
+    def stream(self, io: str) -> str:
+        """The stream store's name of one direction.
+
+        Raises:
+            RefusalError: It would be longer than the stream store takes.
+        """
+        key = self.key if self.name == MAIN else f"{self.key}~{self.name}"
+        stream = f"sessions/{key}/{io}"
+        if len(stream.encode()) > NAME_BYTES_MAX:
+            raise RefusalError(STREAM_NAME_TOO_LONG)
+
+        return stream
+
+    def slot(self, io: str) -> str:
+        """The canonical text of the slot of one direction."""
+        parts = (self.key, self.name, io)
+        return "session/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def find_channel(sessions: Sessions, ref: str, name: str = MAIN) -> Channel | None:
+    """The channel that a URL names.
+
+    Args:
+        sessions: Where to look.
+        ref: A session's id, of either kind, or ``S~name``.
+        name: The channel's name where the URL has it apart from the session.
+
+    Returns:
+        None when the id is one that only we could have given, and have not.
+    """
+    session = sessions.find(ref)
+    side = _SIDE.fullmatch(ref) if session is None and name == MAIN else None
+    if side is not None:
+        found = find_channel(sessions, side["session"])
+        return found and msgspec.structs.replace(found, name=side["name"], ids=found.ids | {ref})
+    if session is None:
+        if ref.startswith(ID_PREFIX):
+            return None
+        return Channel(key=ref, name=name, ids=frozenset({ref}), session=None)
+    ids = {one for one in (ref, session.id, session.external_id) if one is not None}
+
+    return Channel(key=session.key, name=name, ids=frozenset(ids), session=session)
+
+
+def is_channel_name(text: str) -> bool:
+    """Whether a channel may have this name."""
+    return _NAME.fullmatch(text) is not None
