@@ -24,9 +24,9 @@ from td_worker.errors import InputTimeoutError, WaitpointTimeoutError
 from td_worker.hooks import Wait, waiting
 from td_worker.http import say
 from td_worker.input_calls import InputSource, RunInputs, send_input
-from td_worker.tail import Handler, InputRecord, Tail, Waiter
+from td_worker.tail import Handler, Record, Tail, Waiter
 
-__all__ = ["Input", "InputRecord", "InputResult", "InputStream", "Subscription"]
+__all__ = ["Input", "InputResult", "InputStream", "Record", "Subscription"]
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ Callback = Callable[[], Awaitable[object] | object]
 class InputResult:
     """What `once` and `wait` return: a record, or why there is none."""
 
-    record: InputRecord | None = None
+    record: Record | None = None
     error: InputTimeoutError | WaitpointTimeoutError | None = None
 
     @property
@@ -123,7 +123,7 @@ class Input:
 
         return subscribe(tail, handler, is_async=is_async)
 
-    def on_record(self, handler: Callable[[InputRecord], object]) -> Subscription:
+    def on_record(self, handler: Callable[[Record], object]) -> Subscription:
         """As `on`, for a plain function that wants the whole record, with its number and time."""
         return subscribe(self._source.tail(), handler, is_async=False, whole=True)
 
@@ -219,7 +219,7 @@ class Input:
 
     async def _wait_aside(
         self, tail: Tail, waiter: Waiter, timeout: float | None
-    ) -> InputRecord | None:
+    ) -> Record | None:
         execution = self._source.execution()
         async with waiting(Wait(type="input", ids=(tail.name,))), _suspended(execution):
             return await _arrival(waiter, timeout) or _withdraw(waiter)
@@ -266,7 +266,7 @@ class _OnLoop:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
 
-    def _argument(self, record: InputRecord) -> Any:
+    def _argument(self, record: Record) -> Any:
         return record if self._whole else record.data
 
     def _complain(self, error: Exception) -> None:
@@ -276,7 +276,7 @@ class _OnLoop:
 class _Caller(_OnLoop):
     """A plain function, which says at once whether it takes a record."""
 
-    def offer(self, record: InputRecord) -> Future[bool]:
+    def offer(self, record: Record) -> Future[bool]:
         """Have it called; done with what it says."""
         answer: Future[bool] = Future()
         try:
@@ -289,7 +289,7 @@ class _Caller(_OnLoop):
     def close(self) -> None:
         """There is nothing under way."""
 
-    def _call(self, record: InputRecord, answer: Future[bool]) -> None:
+    def _call(self, record: Record, answer: Future[bool]) -> None:
         taken = False
         try:
             taken = self._function(self._argument(record)) is True
@@ -304,10 +304,10 @@ class _Worker(_OnLoop):
 
     def __init__(self, function: Callable[[Any], Any], source: str, *, whole: bool) -> None:
         super().__init__(function, source, whole=whole)
-        self._queue: deque[InputRecord] = deque()
+        self._queue: deque[Record] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def offer(self, record: InputRecord) -> Future[bool]:
+    def offer(self, record: Record) -> Future[bool]:
         """Take the record, to be worked on soon."""
         answer: Future[bool] = Future()
         try:
@@ -324,7 +324,7 @@ class _Worker(_OnLoop):
         if self._task is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._task.cancel)
 
-    def _queue_up(self, record: InputRecord) -> None:
+    def _queue_up(self, record: Record) -> None:
         self._queue.append(record)
         if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._work(), context=self._context)
@@ -360,7 +360,7 @@ async def _suspended(execution: Execution) -> AsyncIterator[None]:
         execution.messenger.resumed(execution.run.id, execution.attempt.number)
 
 
-async def _arrival(waiter: Waiter, timeout: float | None) -> InputRecord | None:
+async def _arrival(waiter: Waiter, timeout: float | None) -> Record | None:
     """Return the record as soon as there is one; None after `timeout` seconds."""
     arrival = asyncio.wrap_future(waiter.future)
     arrival.add_done_callback(_look_at)
@@ -369,18 +369,18 @@ async def _arrival(waiter: Waiter, timeout: float | None) -> InputRecord | None:
     return waiter.future.result() if waiter.future.done() else None
 
 
-def _withdraw(waiter: Waiter) -> InputRecord | None:
+def _withdraw(waiter: Waiter) -> Record | None:
     """Wait no more; return the record that came in the last moment, if one did."""
     return None if waiter.future.cancel() else waiter.future.result()
 
 
-def _look_at(arrival: asyncio.Future[InputRecord]) -> None:
+def _look_at(arrival: asyncio.Future[Record]) -> None:
     # The waiter's own future is what raises; asyncio would complain of this one's error.
     if not arrival.cancelled():
         arrival.exception()
 
 
-def _waited(tail: Tail, record: InputRecord | None, timeout: float | None) -> InputResult:
+def _waited(tail: Tail, record: Record | None, timeout: float | None) -> InputResult:
     if record is not None:
         return InputResult(record=record)
 

@@ -39,7 +39,7 @@ MAX_BUFFERED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InputRecord:
+class Record:
     """One record of a channel or an input stream."""
 
     seq_num: int
@@ -51,7 +51,7 @@ class InputRecord:
 class Handler(Protocol):
     """What a tail offers its records to; called on the runtime loop."""
 
-    def offer(self, record: InputRecord) -> Future[bool]:
+    def offer(self, record: Record) -> Future[bool]:
         """Have the record looked at; the future says whether it was taken."""
         ...
 
@@ -76,7 +76,7 @@ class Spawner(Protocol):
 class Waiter:
     """One that waits for one record."""
 
-    future: Future[InputRecord] = field(default_factory=Future)
+    future: Future[Record] = field(default_factory=Future)
     cursor_before: int | None = None
     """How far all was taken before its record."""
 
@@ -99,7 +99,7 @@ class Tail:
         self._subscription = Subscription(opener, policy=ReadPolicy(stall_timeout=_STALL))
         self._loop = loop
         self._takes_on_sight = takes_on_sight
-        self._buffer: deque[InputRecord] = deque()
+        self._buffer: deque[Record] = deque()
         self._waiters: deque[Waiter] = deque()
         self._handlers: list[Handler] = []
         self._received: int | None = None
@@ -124,7 +124,7 @@ class Tail:
         """The highest number of a record that somebody has taken; None before any."""
         return self._taken
 
-    def peek(self) -> InputRecord | None:
+    def peek(self) -> Record | None:
         """Return the first record that nobody has taken yet, and leave it there."""
         try:
             return self._buffer[0]
@@ -227,7 +227,7 @@ class Tail:
 
     # --- runtime loop: records -----------------------------------------------------------------
 
-    async def dispatch(self, record: InputRecord) -> None:
+    async def dispatch(self, record: Record) -> None:
         """Hand one record out, or keep it."""
         async with self._turn:
             self._received = record.seq_num
@@ -250,7 +250,7 @@ class Tail:
                 self._note_taken(self._buffer.popleft())
         self._make_room()
 
-    def _serve_waiter(self, record: InputRecord) -> bool:
+    def _serve_waiter(self, record: Record) -> bool:
         """Give `record` to the first that still waits; say whether there was one."""
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -261,14 +261,14 @@ class Tail:
 
         return False
 
-    async def _offer(self, record: InputRecord, handlers: list[Handler]) -> bool:
+    async def _offer(self, record: Record, handlers: list[Handler]) -> bool:
         """Show `record` to every one of `handlers`; say whether one took it."""
         offers = [asyncio.wrap_future(handler.offer(record)) for handler in handlers]
         answers = await asyncio.gather(*offers, return_exceptions=True)
 
         return any(answer is True for answer in answers) or (self._takes_on_sight and bool(answers))
 
-    def _note_taken(self, record: InputRecord) -> None:
+    def _note_taken(self, record: Record) -> None:
         if self._taken is None or record.seq_num > self._taken:
             self._taken = record.seq_num
 
@@ -343,12 +343,12 @@ def reconnect_delay(attempt: float) -> float:
     return min(2.0 ** min(doublings, 30), 30.0) + random.random()  # noqa: S311  spreads load
 
 
-def read_record(part: Part) -> InputRecord | None:
+def read_record(part: Part) -> Record | None:
     """Return the record in a part; None when it has no data or no number."""
     if not part.has_chunk or not part.id.isdecimal():
         return None
 
-    return InputRecord(seq_num=int(part.id), data=parse_twice(part.chunk), timestamp=part.timestamp)
+    return Record(seq_num=int(part.id), data=parse_twice(part.chunk), timestamp=part.timestamp)
 
 
 def parse_twice(data: Any) -> Any:

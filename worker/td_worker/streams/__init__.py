@@ -24,7 +24,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from td_worker.streams.arguments import (
     MISSING,
@@ -40,6 +40,9 @@ from td_worker.streams.naming import DEFAULT_KEY, check_key
 from td_worker.streams.reader import Feed, chunks_of
 from td_worker.streams.writer import Source, StreamHandle, Writer, start_pipe
 
+if TYPE_CHECKING:
+    from td_worker.inputs import InputStream
+
 __all__ = [
     "DefinedStream",
     "Source",
@@ -47,6 +50,7 @@ __all__ = [
     "Writer",
     "append",
     "define",
+    "input",
     "pipe",
     "read",
     "writer",
@@ -79,6 +83,25 @@ class DefinedStream:
     ) -> AsyncGenerator[Any, None]:
         """See `streams.read`."""
         return read(run_id, self.id, start_index=start_index, timeout=timeout)
+
+
+def input(id: str) -> InputStream:  # noqa: A001  the official SDK's word
+    """
+    Return what clients send to a run under the id `id`; may be called at import time.
+
+    ```python
+    approvals = streams.input("approvals")
+
+    async def publish(payload):
+        decision = (await approvals.wait(timeout=3600)).unwrap()
+    ```
+
+    Raises:
+        StreamKeyError: The id cannot name a stream.
+    """
+    from td_worker.inputs import InputStream  # which imports this package
+
+    return InputStream(id)
 
 
 def define(id: str) -> DefinedStream:  # noqa: A002  the official SDK's word

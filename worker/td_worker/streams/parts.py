@@ -27,6 +27,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """What was written; `UNSET` for control records and bodies that hold no envelope."""
     timestamp: int = 0
     headers: tuple[tuple[str, str], ...] = ()
+    envelope_id: str = ""
+    """The id in its envelope; empty without one."""
 
     @property
     def has_chunk(self) -> bool:
@@ -115,6 +117,7 @@ def _part(record: _Record, seen: Seen) -> Part | None:
         chunk=envelope.data,
         timestamp=record.timestamp,
         headers=record.headers,
+        envelope_id=envelope.id if isinstance(envelope.id, str) else "",
     )
 
 
