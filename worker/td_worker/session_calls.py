@@ -115,7 +115,7 @@ def _has_surrogates(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-# --- the control plane's records of sessions -------------------------------------------------------
+# --- what the control plane keeps ----------------------------------------------------------------
 
 
 def ask(
@@ -127,7 +127,7 @@ def ask(
     retries_conflict: bool = True,
 ) -> Future[T]:
     """Start one call; the future has what was answered, as `answer`."""
-    client = client_of("sessions")
+    client = current().streams
 
     return client.submit(
         _ask(client, method, path, answer, body=body, retries_conflict=retries_conflict)
@@ -160,18 +160,6 @@ def page_size_of(page_size: int | None) -> int:
 def ask_page(query: str) -> Future[SessionPage]:
     """Start asking for one page of a list."""
     return ask("GET", f"{SESSIONS}?{query}", SessionPage)
-
-
-def client_of(what: str) -> StreamClient:
-    """
-    Return the stream client of the calling task.
-
-    Raises:
-        NotInTaskError: No task is running.
-    """
-    del what
-
-    return current().streams
 
 
 async def _ask(

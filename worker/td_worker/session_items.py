@@ -24,7 +24,6 @@ class TriggerConfig(
     kw_only=True,
     rename="camel",
     omit_defaults=True,
-    forbid_unknown_fields=False,
 ):
     """How the runs of a session are started."""
 
@@ -98,7 +97,7 @@ class _Start(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
 
 class _Update(msgspec.Struct, kw_only=True, rename="camel"):
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    metadata: dict[str, Any] | None | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def start_body(
@@ -131,7 +130,7 @@ def start_body(
 
 
 def update_body(
-    tags: Iterable[str] | msgspec.UnsetType, metadata: dict[str, Any] | None | msgspec.UnsetType
+    tags: Iterable[str] | msgspec.UnsetType, metadata: dict[str, Any] | msgspec.UnsetType | None
 ) -> bytes:
     """Return what PATCH is told; what is unset stays."""
     told = msgspec.UNSET if isinstance(tags, msgspec.UnsetType) else tuple(tags)

@@ -85,7 +85,7 @@ class DefinedStream:
         return read(run_id, self.id, start_index=start_index, timeout=timeout)
 
 
-def input(id: str) -> InputStream:  # noqa: A001  the official SDK's word
+def input(id: str) -> InputStream:  # noqa: A001, A002  the official SDK's word
     """
     Return what clients send to a run under the id `id`; may be called at import time.
 
