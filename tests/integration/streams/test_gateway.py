@@ -163,6 +163,7 @@ def test_unicode_and_large_chunks_come_back(gateway, worker):
     assert found == chunks
 
 
+@pytest.mark.conformance("LE1")
 def test_a_read_resumes_at_a_start_index(gateway, worker):
     """LE1: what follows the last event id is what was written after it."""
     with worker.executing():

@@ -61,6 +61,7 @@ async def test_a_plain_iterable_is_a_source_too(platform, execution, source):
     assert platform.chunks(RUN) == [1, 2, 3]
 
 
+@pytest.mark.conformance("LE2")
 async def test_an_empty_source_writes_nothing(platform, execution):
     """LE2 for pipes: no record, None, no PUT."""
     with executing(execution):
@@ -102,6 +103,7 @@ async def test_an_oversize_chunk_in_a_pipe_rejects_its_wait(platform, execution)
     assert next(source, None) is None
 
 
+@pytest.mark.conformance("AB1")
 async def test_an_abort_before_the_start_opens_nothing(platform, execution):
     """AB1: wait resolves without an id, the source is untouched, no request is made."""
     touched: list[int] = []
@@ -119,6 +121,7 @@ async def test_an_abort_before_the_start_opens_nothing(platform, execution):
     assert platform.puts == {}
 
 
+@pytest.mark.conformance("AB2")
 async def test_an_abort_in_flight_resolves_quietly_and_keeps_the_slot(platform, execution):
     """AB2: wait resolves, the source is closed, the next write needs no new PUT."""
     source = Endless()
@@ -190,6 +193,7 @@ async def test_the_end_of_a_run_waits_for_what_nobody_awaited(platform, executio
     assert len(execution.opened) == 0
 
 
+@pytest.mark.conformance("WA1")
 async def test_a_stream_that_does_not_drain_in_time_is_counted(platform, execution):
     """After the time-out accepted records are given up, counted and logged."""
     source = Endless()
@@ -206,6 +210,7 @@ async def test_a_stream_that_does_not_drain_in_time_is_counted(platform, executi
     assert {"event": "stream.records_lost", "log_level": "error", "records": 6} in logs
 
 
+@pytest.mark.conformance("WA2")
 async def test_a_failed_stream_nobody_awaited_is_counted_and_not_raised(platform):
     """The run's end learns how many records were lost; no exception surfaces anywhere."""
     platform.spoil("append", status=503, times=10_000)
@@ -270,6 +275,7 @@ def test_a_pipe_of_a_plain_task_raises_its_sources_error(platform, execution):
         blocking.pipe(break_down()).wait()
 
 
+@pytest.mark.conformance("AB2")
 def test_a_pipe_of_a_plain_task_can_be_aborted(platform, execution):
     """The twin of AB2: the thread notices at its next chunk and closes the source."""
     first, closed = threading.Event(), threading.Event()

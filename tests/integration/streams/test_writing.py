@@ -175,6 +175,7 @@ async def test_a_full_batch_does_not_wait_for_the_interval(platform, execution):
         w.abort()
 
 
+@pytest.mark.conformance("LE1")
 async def test_last_event_id_is_inclusive(platform, execution):
     """LE1: after records 0..2 it is "2", and a read from the next index finds what follows."""
     with executing(execution):
@@ -188,6 +189,7 @@ async def test_last_event_id_is_inclusive(platform, execution):
     assert found == ["d"]
 
 
+@pytest.mark.conformance("LE2")
 async def test_a_writer_that_wrote_nothing_has_no_last_event_id(platform, execution):
     """LE2: no record, no id, and no PUT either."""
     with executing(execution):

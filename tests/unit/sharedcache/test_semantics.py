@@ -36,6 +36,7 @@ def names(events):
     return [event.name for event in events]
 
 
+@pytest.mark.conformance("RC1")
 async def test_rc1_two_lookups_share_one_put():
     """RC1: two look-ups of a slot give the same credential for one PUT."""
     cache, minter, *_ = make()
@@ -46,6 +47,7 @@ async def test_rc1_two_lookups_share_one_put():
     assert minter.slots == [CHAT]
 
 
+@pytest.mark.conformance("RC2")
 async def test_rc2_each_key_has_its_own_put():
     """RC2: two stream keys of a run are two slots."""
     cache, minter, *_ = make()
@@ -56,6 +58,7 @@ async def test_rc2_each_key_has_its_own_put():
     assert [s.parts for s in minter.slots] == [("run-1", "chat"), ("run-1", "tool-output")]
 
 
+@pytest.mark.conformance("RC3")
 async def test_rc3_each_run_has_its_own_put():
     """RC3: one key in two runs is two slots."""
     cache, minter, *_ = make()
@@ -66,6 +69,7 @@ async def test_rc3_each_run_has_its_own_put():
     assert len(minter.slots) == 2
 
 
+@pytest.mark.conformance("RC4")
 async def test_rc4_the_call_after_a_failed_put_tries_again():
     """RC4: a failed PUT is never cached: its caller sees the error, the next one a credential."""
     cache, minter, *_ = make([MintError("boom")])
@@ -77,6 +81,7 @@ async def test_rc4_the_call_after_a_failed_put_tries_again():
     assert len(minter.slots) == 2
 
 
+@pytest.mark.conformance("RC5")
 async def test_rc5_reset_makes_the_next_call_put():
     """RC5, C11: after reset() the next call PUTs, and everybody is told."""
     cache, minter, _, events, notices = make()
@@ -91,6 +96,7 @@ async def test_rc5_reset_makes_the_next_call_put():
     assert [(n.slot, n.credential_id) for n in notices] == [(None, None)]
 
 
+@pytest.mark.conformance("RC6")
 async def test_rc6_evicting_the_current_credential_makes_the_next_call_put():
     """RC6: evict with the id in use empties the slot, once, with one notice."""
     cache, minter, _, _, notices = make()
@@ -104,6 +110,7 @@ async def test_rc6_evicting_the_current_credential_makes_the_next_call_put():
     assert [failed.id] == [notice.credential_id for notice in notices]
 
 
+@pytest.mark.conformance("RC7")
 async def test_rc7_evicting_another_credential_keeps_the_slot():
     """RC7, C3: a late failure with an old id evicts nothing."""
     cache, minter, _, events, notices = make()
@@ -120,6 +127,7 @@ async def test_rc7_evicting_another_credential_keeps_the_slot():
     assert len(notices) == 1
 
 
+@pytest.mark.conformance("SC1")
 async def test_sc1_writers_of_one_session_channel_share_one_put():
     """SC1: three uses of one channel's output cost one PUT."""
     cache, minter, *_ = make()
@@ -131,6 +139,7 @@ async def test_sc1_writers_of_one_session_channel_share_one_put():
     assert [out] == minter.slots
 
 
+@pytest.mark.conformance("SC2")
 async def test_sc2_a_session_whose_first_put_failed_tries_again():
     """SC2: a rejected initialise is not kept."""
     cache, minter, *_ = make([MintError("no")])
@@ -143,6 +152,7 @@ async def test_sc2_a_session_whose_first_put_failed_tries_again():
     assert len(minter.slots) == 2
 
 
+@pytest.mark.conformance("SC3")
 async def test_sc3_a_session_is_put_again_after_reset():
     """SC3: reset() drops session slots too."""
     cache, minter, *_ = make()
@@ -155,6 +165,7 @@ async def test_sc3_a_session_is_put_again_after_reset():
     assert len(minter.slots) == 2
 
 
+@pytest.mark.conformance("SC4")
 async def test_sc4_two_sessions_have_a_put_each():
     """SC4: slots of two sessions do not meet."""
     cache, minter, *_ = make()
@@ -165,6 +176,7 @@ async def test_sc4_two_sessions_have_a_put_each():
     assert len(minter.slots) == 2
 
 
+@pytest.mark.conformance("SC5")
 async def test_sc5_the_write_after_a_rejected_one_has_a_new_credential():
     """SC5: once a writer's failure has evicted, the next writer gets another credential."""
     cache, *_ = make()

@@ -69,7 +69,7 @@ class Store:
 
     def __init__(self, *errors: StreamStoreError) -> None:
         self._errors = list(errors)
-        self.sent: list[tuple[str, Sequence[bytes]]] = []
+        self.sent: list[tuple[str, Sequence[Appended]]] = []
 
     async def append(self, credential: Credential, records: Sequence[Appended]) -> Ack:
         self.sent.append((credential.id, records))

@@ -45,6 +45,7 @@ def test_none_is_written_as_null():
     assert encode_envelope(None, "n-0") == b'{"data":null,"id":"n-0"}'
 
 
+@pytest.mark.conformance("EN1")
 def test_an_oversize_dict_names_its_type():
     """EN1: a 2 MB chunk is refused with its size, the cap, its type and advice."""
     with pytest.raises(ChatChunkTooLargeError) as caught:
@@ -59,6 +60,7 @@ def test_an_oversize_dict_names_its_type():
     assert "https://trigger.dev/docs/ai-chat/patterns/large-payloads" in str(error)
 
 
+@pytest.mark.conformance("EN2")
 def test_an_oversize_chunk_without_type_names_its_kind():
     """EN2: `kind` stands in for a missing `type`."""
     with pytest.raises(ChatChunkTooLargeError) as caught:
@@ -67,6 +69,7 @@ def test_an_oversize_chunk_without_type_names_its_kind():
     assert caught.value.chunk_type == "action"
 
 
+@pytest.mark.conformance("EN3")
 def test_an_oversize_string_has_no_type():
     """EN3: a bare string has no type, and the message names none."""
     with pytest.raises(ChatChunkTooLargeError) as caught:
@@ -76,6 +79,7 @@ def test_an_oversize_string_has_no_type():
     assert str(caught.value).startswith("chat.agent chunk is ")
 
 
+@pytest.mark.conformance("EN4")
 def test_a_small_chunk_comes_back_with_its_id():
     """EN4: a small chunk's body parses to the chunk and an id of the alphabet readers expect."""
     envelope_id = f"{new_nonce()}-17"
@@ -89,6 +93,7 @@ def test_a_small_chunk_comes_back_with_its_id():
     ("error", "expected"),
     [(ChatChunkTooLargeError(2, 1), True), (ValueError("no"), False), ("text", False)],
 )
+@pytest.mark.conformance("EN5", "EN6")
 def test_the_error_class_tells_an_oversize_chunk_from_anything_else(error, expected):
     """EN5, EN6: `isinstance` is the guard, and only an oversize chunk passes it."""
     assert isinstance(error, ChatChunkTooLargeError) is expected

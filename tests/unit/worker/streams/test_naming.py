@@ -26,6 +26,7 @@ def test_a_target_names_a_run_of_the_family_or_any_other(target, expected):
 
 
 @pytest.mark.parametrize("target", ["root", "parent"])
+@pytest.mark.conformance("TG1", "TG2")
 def test_a_root_run_stands_in_for_its_root_and_parent(target):
     """TG1, TG2: a run without root or parent streams to itself."""
     assert resolve_target(target, ROOT) == "run_r"

@@ -27,6 +27,7 @@ def parse(event: ServerSentEvent, seen: Seen | None = None) -> tuple[list[Part],
     return parse_event(event, version="v2", cursor=None, seen=seen or Seen())
 
 
+@pytest.mark.conformance("SB1")
 def test_a_data_record_is_a_part_with_its_sequence_number():
     """SB1: one data record gives its seq as id, its chunk, its time and no headers."""
     assert parse(batch(data_record(5, {"a": 1}))) == (
@@ -35,6 +36,7 @@ def test_a_data_record_is_a_part_with_its_sequence_number():
     )
 
 
+@pytest.mark.conformance("SB2")
 def test_commands_of_s2_are_skipped():
     """SB2: a trim command between two data records gives no part, yet moves the cursor."""
     trim = {"seq_num": 6, "body": "AAAAAAAAAAE=", "headers": [["", "trim"]]}
@@ -46,6 +48,7 @@ def test_commands_of_s2_are_skipped():
     assert cursor == "8"
 
 
+@pytest.mark.conformance("SB3")
 def test_a_control_record_keeps_its_headers_and_has_no_chunk():
     """SB3: a control record is one part without chunk, headers intact."""
     headers = [["trigger-control", "turn-complete"], ["public-access-token", "jwt"]]
@@ -58,6 +61,7 @@ def test_a_control_record_keeps_its_headers_and_has_no_chunk():
     )
 
 
+@pytest.mark.conformance("SB4")
 def test_a_body_that_is_no_json_is_a_part_without_chunk():
     """SB4: a malformed record gives no chunk, the next is fine, the cursor moves."""
     parts, cursor = parse(batch({"seq_num": 1, "body": "not json at all"}, data_record(2, "fine")))
