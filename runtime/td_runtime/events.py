@@ -90,6 +90,9 @@ _EVENTS: Final = (
            "count"),
     _event("records.expiry_failed", "error",
            "Old records could not be deleted; tried again later.", "error"),
+    _event("session.run_failed", "error",
+           "A message waits in a session's input, and no run could be started for it.",
+           "session_id", "error"),
     # runs
     _event("run.accepted", "info", "A run was committed to the run store.", "run_id", "task",
            "parent_id"),

@@ -339,6 +339,7 @@ class Supervisor:
             "port": port,
             "secret_key": self._secret.reveal(),
             "allow_faults": self._allow_faults,
+            "allow_origins": self._config.gateway.allow_origins,
             "log": {
                 "format": self._log_format,
                 "level": self._config.log.level,

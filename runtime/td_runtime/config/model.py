@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from td_runtime.config.places import Folder, Listen, ListenAddress, SecretKey, Url
+from td_runtime.config.places import (
+    Folder,
+    Listen,
+    ListenAddress,
+    Origins,
+    SecretKey,
+    Url,
+)
 from td_runtime.config.rules import (
     Choice,
     Duration,
@@ -95,6 +102,8 @@ class GatewayConfig:
     """Where to listen; port 0 is chosen once a data folder, then kept."""
     allow_other_interfaces: Annotated[bool, Switch()] = False
     """Must be true for `listen` to name anything but loopback."""
+    allow_origins: Annotated[tuple[str, ...], Origins()] = ()
+    """Web pages of other origins whose requests are answered (CORS)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

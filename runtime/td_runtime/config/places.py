@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from td_runtime.config.rules import RefusedError, Rule, Site
 from td_runtime.secret import Secret
 
-__all__ = ["Folder", "Listen", "ListenAddress", "SecretKey", "Url"]
+__all__ = ["Folder", "Listen", "ListenAddress", "Origins", "SecretKey", "Url"]
 
 _LISTEN: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})")
 
@@ -102,6 +102,37 @@ class Listen(Rule[ListenAddress]):
             raise self.refuse()
 
         return ListenAddress(host=host, port=int(match["port"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Origins(Rule[tuple[str, ...]]):
+    """A list of origins: scheme, host and, where it is not the scheme's own, port."""
+
+    def says(self) -> str:
+        return 'a list of origins such as ["https://app.example.com", "http://localhost:3000"]'
+
+    def read(self, value: object, site: Site) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise self.refuse()
+
+        return tuple(self._read_one(one) for one in value)
+
+    def from_text(self, text: str) -> object:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    def _read_one(self, value: object) -> str:
+        url = _split_url(value)
+        if url is None or url.scheme not in ("http", "https") or not url.hostname:
+            raise self.refuse()
+        if url.username is not None or url.path.strip("/") or url.query or url.fragment:
+            raise RefusedError(f"{self.refuse()}, without credentials, path, query and fragment")
+
+        # As a browser spells it: in small letters, without the port that goes without saying.
+        default = {"http": 80, "https": 443}[url.scheme]
+        host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+        port = "" if url.port in (None, default) else f":{url.port}"
+
+        return f"{url.scheme}://{host}{port}"
 
 
 @dataclass(frozen=True, slots=True)

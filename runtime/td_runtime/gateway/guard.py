@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
+from td_runtime.gateway import cors
 from td_runtime.gateway.errors import ClientGoneError
 from td_runtime.gateway.exchange import (
     Exchange,
@@ -27,6 +28,12 @@ class Guard:
 
     A page in a browser can be made to send requests here (DNS rebinding, plain cross-site
     requests); it cannot forge Host or Origin, so both are checked before anything else.
+
+    Args:
+        application: What is guarded.
+        settings: Where it listens.
+        journal: Takes the errors that nobody else caught.
+        origins: The web pages that may send requests, as ``https://app.example``.
     """
 
     def __init__(
@@ -50,10 +57,17 @@ class Guard:
         """Refuse, or pass on."""
         if scope["type"] != "http":
             return
+        exchange = Exchange(scope, receive, send)
         refusal = self._check(scope)
         if refusal is not None:
-            await Exchange(scope, receive, send).answer(refusal)
+            await exchange.answer(refusal)
             return
+        origin = exchange.headers.get("origin")
+        if origin is not None:
+            send = cors.add_origin(send, origin)
+            if cors.is_preflight(scope, exchange.headers):
+                await Exchange(scope, receive, send).answer(cors.allow(exchange.headers))
+                return
         await self._serve(scope, receive, send)
 
     def _check(self, scope: Scope) -> Reply | None:
@@ -61,7 +75,8 @@ class Guard:
         if len(hosts) != 1 or not self._is_our_host(hosts[0].decode("latin-1")):
             return _refuse("Host header", b", ".join(hosts))
         origins = [value for name, value in scope["headers"] if name == b"origin"]
-        if any(origin.decode("latin-1") not in self._origins for origin in origins):
+        is_allowed = all(origin.decode("latin-1") in self._origins for origin in origins)
+        if len(origins) > 1 or not is_allowed:
             return _refuse("Origin", b", ".join(origins))
 
         return None

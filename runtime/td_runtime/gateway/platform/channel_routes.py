@@ -174,7 +174,7 @@ class ChannelRoutes:
             await self._session_runs.ensure(session)
         except (TdRuntimeError, StoreUnavailableError) as error:
             self._journal.write(
-                "error", "session.run_not_started", session_id=session.id, error=str(error)
+                "error", "session.run_failed", session_id=session.id, error=str(error)
             )
 
     async def _store(self, stream: str, text: str, part_id: str | None) -> Reply:
