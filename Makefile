@@ -29,7 +29,7 @@ test: lint suites ## every check and every test
 # that thread holds at a fork stays locked in the child.
 FORKING := $(addprefix tests/integration/test_,chaos_smoke.py mass_failure.py outage.py)
 
-suites: $(VENV)/.node
+suites: $(VENV)/.node $(VENV)/.s2
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SUITES) $(addprefix --ignore=,$(FORKING))
 	@$(BIN)/python -m pytest -q $(FORKING)
 
@@ -40,7 +40,7 @@ lint: $(VENV)/.dev ## ruff, mypy, basedpyright, import-linter
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports --no-cache --no-logo
 
-interop: $(VENV)/.node ## only the tests that drive the official npm SDK
+interop: $(VENV)/.node $(VENV)/.s2 ## only the tests that drive the official clients
 	@$(BIN)/python -m pytest -q tests/interop
 
 bench: $(VENV)/.dev ## what the runtime costs, beside what it is compared with
@@ -91,6 +91,11 @@ $(VENV)/.peers: $(VENV)/.dev benchmarks/peers/requirements.txt
 	@$(BIN)/python -m venv --clear $(VENV)/peers
 	@$(VENV)/peers/bin/python -m pip install -qq --disable-pip-version-check \
 	   --requirement benchmarks/peers/requirements.txt
+	@touch $@
+
+# The stream store's Python client has dependencies of its own, so it lives apart too.
+$(VENV)/.s2: $(VENV)/.dev tests/interop/s2_python/requirements.txt
+	@$(BIN)/python -m tests.interop.s2_python.environment
 	@touch $@
 
 $(VENV)/.node: $(VENV)/.dev tests/interop/package-lock.json
