@@ -33,18 +33,35 @@ from aiohttp import web
 
 from td_sharedcache import CredentialCache
 from td_sharedcache.testing import InMemoryCredentialCache
-from td_worker.context import AttemptInfo, Execution, RunInfo, TaskInfo, executing
+from td_worker.context import (
+    AttemptInfo,
+    Execution,
+    Messenger,
+    RunInfo,
+    TaskInfo,
+    Unsupervised,
+    executing,
+)
 from td_worker.control_plane import ControlPlane
 from td_worker.stream_store import StreamStore
 from td_worker.streams.client import StreamClient
 from td_worker.streams.envelope import decode_envelope
 from td_worker.streams.policy import StreamLimits
+from td_worker.testing_sessions import FakeSessions, now_ms
 
-__all__ = ["FakePlatform", "Fault", "LoopThread", "StoredRecord", "Where", "run_platform"]
+__all__ = [
+    "FakePlatform",
+    "FakeSessions",
+    "Fault",
+    "LoopThread",
+    "StoredRecord",
+    "Where",
+    "run_platform",
+]
 
 T = TypeVar("T")
 
-Where = Literal["mint", "append", "read"]
+Where = Literal["mint", "append", "read", "send"]
 """Which of its answers a fault spoils."""
 
 _BASIN: Final = "fake-basin"
@@ -118,7 +135,9 @@ class FakePlatform:
     Attributes:
         url: Its origin.
         secret_key: What its control plane wants as a bearer token.
-        puts: How many credentials it minted, by `(run id, stream key)`.
+        sessions: Its sessions and input streams.
+        puts: How many credentials it minted, by `(run id, stream key)`, or by `(session id, io)`
+            with the session's id as it was asked for.
         appends: How many appends it stored.
         finished: Ids of runs that are over: their streams cannot be opened any more.
         unknown: Ids of runs that it does not know; it knows all others.
@@ -142,13 +161,14 @@ class FakePlatform:
         self._open.set()
         self.arrived = threading.Event()
         """Set by every append that arrives, also by one that is then held back or spoilt."""
+        self.sessions = FakeSessions(self)
         self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0.1)
 
     # --- what tests look at and turn -----------------------------------------------------------
 
     def records(self, run_id: str, key: str = "default") -> list[StoredRecord]:
         """Return what the stream holds, duplicates included."""
-        return list(self._records[_stream_name(run_id, key)])
+        return self.stored(_stream_name(run_id, key))
 
     def chunks(self, run_id: str, key: str = "default") -> list[Any]:
         """Return what a reader sees: each envelope id once, in order."""
@@ -163,6 +183,14 @@ class FakePlatform:
     def put_records(self, run_id: str, key: str, records: list[StoredRecord]) -> None:
         """Put records into a stream as somebody else would have written them."""
         self._thread.run(self._extend(_stream_name(run_id, key), records))
+
+    def stored(self, name: str) -> list[StoredRecord]:
+        """Return what the stream of this name holds; for `FakeSessions`."""
+        return list(self._records[name])
+
+    def put_bodies(self, name: str, bodies: list[str], *, timestamp: int | None = None) -> None:
+        """Put records into the stream of this name; for `FakeSessions`."""
+        self._thread.run(self.store(name, bodies, timestamp=timestamp))
 
     def revoke_tokens(self) -> None:
         """Refuse, from now on, every token handed out so far."""
@@ -219,9 +247,12 @@ class FakePlatform:
         attempt: int = 1,
         task_id: str = "test",
         limits: StreamLimits | None = None,
+        messenger: Messenger | None = None,
     ) -> Iterator[Execution]:
         """
         Let the block be a task's code; on leaving it, its streams are drained.
+
+        `messenger` is asked for other runs, and told when the block waits for input.
 
         `execution.opened.records_lost` then says how many records were lost.
         """
@@ -231,9 +262,13 @@ class FakePlatform:
                 attempt=AttemptInfo(number=attempt),
                 task=TaskInfo(id=task_id),
                 streams=client,
+                messenger=messenger or Unsupervised(),
             )
-            with executing(execution):
-                yield execution
+            try:
+                with executing(execution):
+                    yield execution
+            finally:
+                execution.tails.close()
             self._thread.run(client.drain(execution, _DRAIN_S))
 
     # --- the server ----------------------------------------------------------------------------
@@ -257,25 +292,33 @@ class FakePlatform:
         app.router.add_post("/v1/streams/{stream}/records", self._append)
         app.router.add_get("/v1/streams/{stream}/records/tail", self._tail)
         app.router.add_get("/platform/v1/ping", self._ping)
+        self.sessions.add_routes(app)
 
         return app
 
     async def _mint(self, request: web.Request) -> web.StreamResponse:
         run_id, key = request.match_info["run"], request.match_info["key"]
-        if (refused := self._check_caller(request, run_id)) is not None:
+        if (refused := self.check_caller(request, run_id)) is not None:
             return refused
         if run_id in self.finished:
             text = "Cannot initialize a realtime stream on a completed run"
             return web.Response(status=400, text=text)
-        self.puts[run_id, key] += 1
-        if (spoilt := await self._strike("mint", request)) is not None:
+
+        return await self.grant(request, run_id, key, _stream_name(run_id, key))
+
+    async def grant(
+        self, request: web.Request, owner: str, key: str, name: str
+    ) -> web.StreamResponse:
+        """Answer a mint for the stream of this name."""
+        self.puts[owner, key] += 1
+        if (spoilt := self.strike("mint", request)) is not None:
             return spoilt
         token = secrets.token_urlsafe(24)
         self._tokens.add(token)
         headers = {
             "X-S2-Access-Token": token,
             "X-S2-Basin": _BASIN,
-            "X-S2-Stream-Name": _stream_name(run_id, key),
+            "X-S2-Stream-Name": name,
             "X-S2-Flush-Interval-Ms": str(self.flush_interval_ms),
             "X-S2-Max-Retries": "10",
             "X-S2-Endpoint": f"{self.url}/v1",
@@ -322,27 +365,35 @@ class FakePlatform:
 
     async def _read(self, request: web.Request) -> web.StreamResponse:
         run_id, key = request.match_info["run"], request.match_info["key"]
-        if (refused := self._check_caller(request, run_id)) is not None:
+        if (refused := self.check_caller(request, run_id)) is not None:
             return refused
-        if (spoilt := await self._strike("read", request)) is not None:
+
+        return await self.stream(request, _stream_name(run_id, key))
+
+    async def stream(
+        self, request: web.Request, name: str, *, settled: bool = False
+    ) -> web.StreamResponse:
+        """Answer a subscription to the stream of this name."""
+        if (spoilt := self.strike("read", request)) is not None:
             return spoilt
         last = request.headers.get("Last-Event-ID", "")
         seq = int(last) + 1 if last.isdecimal() else 0
-        response = web.StreamResponse(
-            headers={"content-type": "text/event-stream", "X-Stream-Version": "v2"}
-        )
+        headers = {"content-type": "text/event-stream", "X-Stream-Version": "v2"}
+        if settled:
+            headers["X-Session-Settled"] = "true"
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
-        patience = float(request.headers.get("Timeout-Seconds", "60"))
+        patience = 0 if settled else float(request.headers.get("Timeout-Seconds", "60"))
         with contextlib.suppress(ConnectionError, TimeoutError):
             while True:
-                seq = await self._send_batch(response, _stream_name(run_id, key), seq, patience)
+                seq = await self._send_batch(response, name, seq, patience)
         with contextlib.suppress(ConnectionError):
             await response.write(b"data: [DONE]\n\n")
 
         return response
 
     async def _ping(self, request: web.Request) -> web.StreamResponse:
-        refused = self._check_caller(request, "")
+        refused = self.check_caller(request)
 
         return refused or web.json_response({"ok": True})
 
@@ -350,8 +401,9 @@ class FakePlatform:
         self, response: web.StreamResponse, name: str, seq: int, patience: float
     ) -> int:
         """Send what follows `seq`, once there is something; return where to go on."""
-        async with asyncio.timeout(patience), self._grown:
-            await self._grown.wait_for(lambda: len(self._records[name]) > seq)
+        if len(self._records[name]) <= seq:
+            async with asyncio.timeout(patience), self._grown:
+                await self._grown.wait_for(lambda: len(self._records[name]) > seq)
         records = self._records[name][seq : seq + 1000]
         batch = msgspec.json.encode({"records": records})
         event_id = f"{records[-1].seq_num},{len(records)},{len(batch)}"
@@ -359,12 +411,27 @@ class FakePlatform:
 
         return seq + len(records)
 
+    async def store(
+        self, name: str, bodies: list[str], *, timestamp: int | None = None
+    ) -> list[int]:
+        """Append records to the stream of this name; return their numbers."""
+        start = len(self._records[name])
+        at = now_ms() if timestamp is None else timestamp
+        records = [
+            StoredRecord(seq_num=start + n, body=body, timestamp=at)
+            for n, body in enumerate(bodies)
+        ]
+        await self._extend(name, records)
+
+        return [record.seq_num for record in records]
+
     async def _extend(self, name: str, records: list[StoredRecord]) -> None:
         async with self._grown:
             self._records[name].extend(records)
             self._grown.notify_all()
 
-    def _check_caller(self, request: web.Request, run_id: str) -> web.Response | None:
+    def check_caller(self, request: web.Request, run_id: str = "") -> web.Response | None:
+        """Return the answer to whoever may not ask, or asks for what is unknown."""
         if request.headers.get("authorization") != f"Bearer {self.secret_key}":
             return web.json_response({"error": "Invalid or Missing API key"}, status=401)
         if run_id in self.unknown:
@@ -383,7 +450,8 @@ class FakePlatform:
 
         return None
 
-    async def _strike(self, where: Where, request: web.Request) -> web.StreamResponse | None:
+    def strike(self, where: Where, request: web.Request) -> web.StreamResponse | None:
+        """Return the answer of a fault, if one is to strike here."""
         fault = self._next_fault(where)
 
         return self._spoil(fault, request) if fault is not None else None
