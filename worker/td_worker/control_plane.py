@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +26,7 @@ from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from td_sharedcache.credential import Grant, Secret
 from td_sharedcache.slot import Slot
+from td_worker.access_token import public_access_token
 from td_worker.errors import (
     ControlPlaneBusyError,
     ControlPlaneError,
@@ -94,7 +95,9 @@ class ControlPlane:
         client: httpx.AsyncClient | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        self._headers = _common_headers(check_key(secret_key))
+        self._key = check_key(secret_key)
+        self._headers = _common_headers(self._key)
+        self._claims: dict[str, Any] | None = None
         self._mint_deadline = mint_deadline
         self._canonical_ids: dict[str, str] = {}
         self._client = client
@@ -218,6 +221,21 @@ class ControlPlane:
         )
 
         return response.content
+
+    async def public_access_token(self, scopes: Iterable[str], ttl: float) -> str:
+        """
+        Return a token for a client, good for `scopes` alone and for `ttl` seconds.
+
+        Asks once what such tokens have to say, and signs them here.
+
+        Raises:
+            ControlPlaneError: It does not say.
+        """
+        if self._claims is None:
+            answer = await self.call("POST", "/api/v1/auth/jwt/claims")
+            self._claims = msgspec.json.decode(answer, type=dict[str, Any])
+
+        return public_access_token(self._key, scopes, ttl, claims=self._claims)
 
     async def canonical_id(self, session_id: str) -> str:
         """

@@ -1,0 +1,114 @@
+"""The chat that an execution serves: its writer, its mailbox and the turn under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
+
+from td_worker.chat.mailbox import LastTurn, Mailbox
+from td_worker.chat.output import TurnOutput
+from td_worker.chat.response import ResponseWriter, WriteHandle
+from td_worker.chat.turn import Turn
+from td_worker.context import Execution
+from td_worker.errors import NotInChatError
+from td_worker.session_calls import ChannelSide
+
+__all__ = ["BoundChat", "ChatSession", "bound_chat", "serving"]
+
+T = TypeVar("T")
+
+
+class ChatSession(Protocol):
+    """The session behind a chat; its coroutines belong to the runtime loop."""
+
+    chat_id: str
+    """How clients address it."""
+    out: ChannelSide
+    """Where everything goes."""
+
+    async def last_turn(self) -> LastTurn | None:
+        """Return what the last turn left on `out`, None before the first."""
+        ...
+
+    def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
+        """Yield number and data of each record of `in` behind `after`, for ever."""
+        ...
+
+    async def access_token(self, ttl: float) -> str | None:
+        """Return a fresh public access token for its client, valid `ttl` seconds."""
+        ...
+
+
+class BoundChat:
+    """One chat, served by one execution. Every method may be called from any thread."""
+
+    def __init__(self, session: ChatSession, execution: Execution) -> None:
+        self.session = session
+        self.chat_id = session.chat_id
+        self.execution = execution
+        self.response = ResponseWriter(
+            session.out.open,
+            execution.opened,
+            chat_id=session.chat_id,
+        )
+        self.mailbox = Mailbox(session, chat_id=session.chat_id)
+        self.turn: Turn | None = None
+        """The turn under way."""
+        self.output: TurnOutput | None = None
+        """Where its chunks go."""
+        self.end_requested = False
+
+    def write(self, chunk: object) -> WriteHandle:
+        """Write one chunk beside those that the handler yields, in order with them."""
+        if (output := self.output) is not None:
+            output.note(chunk)
+
+        return self.response.write(chunk)
+
+    def on_runtime(self, work: Callable[[Mailbox], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run `work` with the mailbox on the loop that the mailbox belongs to."""
+        return self.execution.streams.submit(work(self.mailbox))
+
+    async def ask(self, work: Callable[[Mailbox], Coroutine[Any, Any, T]]) -> T:
+        """Do the same for a task of the calling loop."""
+        return await asyncio.wrap_future(self.on_runtime(work))
+
+    def leave(self) -> Future[None]:
+        """Take nothing more, in either direction; what is accepted is still sent."""
+        self.response.end()
+
+        return self.on_runtime(Mailbox.close)
+
+
+_bound: ContextVar[BoundChat] = ContextVar("td_worker_chat")
+
+
+@contextmanager
+def serving(bound: BoundChat) -> Iterator[BoundChat]:
+    """Make `bound` the chat of the block."""
+    token = _bound.set(bound)
+    try:
+        yield bound
+    finally:
+        _bound.reset(token)
+
+
+def bound_chat(what: str) -> BoundChat:
+    """
+    Return the chat that the calling code serves.
+
+    Args:
+        what: The call, for the message of the error.
+
+    Raises:
+        NotInChatError: It serves none.
+    """
+    bound = _bound.get(None)
+    if bound is None:
+        raise NotInChatError(what)
+
+    return bound
