@@ -61,6 +61,7 @@ class RuntimeProcess:
         level: str = "info",
         drain_timeout: str = "20s",
         task_options: dict[str, str] | None = None,
+        options: str = "",
         allow_faults: bool = True,
     ) -> None:
         self.folder = folder
@@ -74,7 +75,14 @@ class RuntimeProcess:
         (folder / "tasks.py").write_text(tasks)
         self.config.write_text(
             _config_text(
-                folder, tasks, workers, concurrency, level, drain_timeout, task_options or {}
+                folder,
+                tasks,
+                workers,
+                concurrency,
+                level,
+                drain_timeout,
+                task_options or {},
+                options,
             )
         )
 
@@ -236,6 +244,7 @@ def _config_text(
     level: str,
     drain_timeout: str,
     options: dict[str, str],
+    runtime_options: str,
 ) -> str:
     """Register every top-level function of the source that does not begin with an underscore."""
     names = [
@@ -245,7 +254,7 @@ def _config_text(
     ]
     runtime = (
         f'[runtime]\ndata_dir = "data"\nworkers = {workers}\nconcurrency = {concurrency}\n'
-        f'drain_timeout = "{drain_timeout}"\n'
+        f'drain_timeout = "{drain_timeout}"\n{runtime_options}\n'
         f'[credentials]\ndir = "{folder}/credentials"\n'
         f'[log]\nformat = "json"\nlevel = "{level}"\n'
     )

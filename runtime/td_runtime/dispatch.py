@@ -219,10 +219,15 @@ class Dispatcher:
         by_owner: dict[str | None, list[Run]] = {}
         for run in runs:
             by_owner.setdefault(run.owner, []).append(run)
-        for worker in self._pool.workers.values():
-            for run in by_owner.get(worker.owner, ()):
+        ready = self._pool.ready()
+        for worker in ready:
+            for run in by_owner.pop(worker.owner, ()):
                 worker.runs[run.id] = HeldRun(run)
                 worker.channel.send(Assign(runs=[_assigned(run)]))
+        for worker in self._pool.workers.values():
+            for run in by_owner.get(worker.owner, ()):
+                # It was told to leave meanwhile, and might not hear of a run any more.
+                self._outcomes.requeue(run)
 
     async def _wake_when_due(self, now: float) -> None:
         due = await self._store.next_ready_at(now)
@@ -262,14 +267,14 @@ class Dispatcher:
         self._outcomes.record(held.run, outcome)
 
     def _end_overdue(self, worker: Worker, message: Overdue) -> None:
-        """Record that a run took too long and ignored its end, then kill its worker.
+        """Record how a run ended that ignored its end, then kill its worker.
 
         The neighbours are requeued when the worker's death is seen, and nobody blames them.
         """
         held = worker.runs.pop(message.run_id, None)
         if held is None or held.run.attempt != message.attempt:
             return
-        self._outcomes.overdue(held.run)
+        self._outcomes.overdue(held.run, message.status)
         for neighbour in worker.runs.values():
             self._outcomes.requeue(neighbour.run)
         worker.runs.clear()
@@ -474,4 +479,5 @@ def _assigned(run: Run) -> AssignedRun:
         attempt=run.attempt,
         parent_id=run.parent_id,
         root_id=run.root_id,
+        attempts_used=run.attempts_used,
     )

@@ -10,6 +10,7 @@ import msgspec
 from td_runtime.config import Config, TaskConfig
 from td_runtime.errors import TaskImportError
 from td_runtime.fork import Child, fork_child
+from td_runtime.retries import retry_policy
 from td_worker.errors import TaskLoadError
 from td_worker.task import TaskFacts, TaskSpec, load_task
 
@@ -25,15 +26,18 @@ class _Report(msgspec.Struct, frozen=True):
 
 def task_specs(config: Config) -> tuple[TaskSpec, ...]:
     """Return what a worker has to know of the tasks in *config*."""
-    return tuple(_spec(task) for task in config.tasks)
+    return tuple(_spec(task, config) for task in config.tasks)
 
 
-def _spec(task: TaskConfig) -> TaskSpec:
+def _spec(task: TaskConfig, config: Config) -> TaskSpec:
     return TaskSpec(
         id=task.id,
         entrypoint=task.entrypoint,
         max_duration=task.max_duration,
         fail_on_stream_loss=task.fail_on_stream_loss,
+        retry=retry_policy(task),
+        shared_hooks=config.runtime.hooks,
+        hooks=task.hooks,
     )
 
 

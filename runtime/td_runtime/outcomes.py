@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 
 from td_runtime.config import TaskConfig
+from td_runtime.retries import retry_policy
 from td_runtime.store import (
     Canceled,
     Completed,
@@ -21,13 +22,15 @@ from td_runtime.store import (
 )
 from td_runtime.suspects import Suspects
 from td_worker.messages import RunError, RunOutcome
-from td_worker.retry import RetryPolicy
 
 __all__ = ["Outcomes", "log_late"]
 
 log = structlog.get_logger()
 
 _UNKNOWN_ERROR: Final = RunError(type="Unknown", message="no error was reported")
+_IGNORED: Final = RunError(
+    type="CancelledError", message="the attempt did not stop when it was canceled", retryable=False
+)
 _ENDS: Final = frozenset(
     {"run.completed", "run.failed", "run.crashed", "run.timed_out", "run.canceled"}
 )
@@ -55,7 +58,7 @@ class Outcomes:
     ) -> None:
         self._store = store
         self._tasks = tasks
-        self._retries = {task.id: _retry_policy(task) for task in tasks.values()}
+        self._retries = {task.id: retry_policy(task) for task in tasks.values()}
         self._suspects = suspects
         self._on_recorded = on_recorded
         self._on_failed = on_failed
@@ -78,19 +81,24 @@ class Outcomes:
                 changed = self._store.finish(*_attempt(run), Canceled(None))
                 self._then(changed, run, "run.canceled")
             case _:
-                self._fail(run, error, lost)
+                self._fail(run, error, lost, outcome.retry_at)
 
     def requeue(self, run: Run) -> None:
         """Put *run* back into the queue; nobody is to blame for it."""
         self._then(self._store.requeue(*_attempt(run), excused=True), run, "run.requeued")
 
-    def overdue(self, run: Run) -> None:
-        """Record that *run* took too long and ignored its end."""
+    def overdue(self, run: Run, status: str) -> None:
+        """Record that *run* was canceled, or took too long, and ignored its end."""
+        if status == "CANCELED":
+            changed = self._store.finish(*_attempt(run), Canceled(_IGNORED))
+            self._then(changed, run, "run.canceled", error_message=_IGNORED.message)
+            return
         seconds = self._tasks[run.task].max_duration
         error = RunError(
             type="TimeoutError",
             message=f"the attempt took longer than max_duration ({seconds:g} s) and did not stop",
             retryable=False,
+            code="MAX_DURATION_EXCEEDED",
         )
         self._time_out(run, error, 0)
 
@@ -120,11 +128,12 @@ class Outcomes:
             event = "run.retried"
         self._then(changed, run, event, error_message=error.message)
 
-    def _fail(self, run: Run, error: RunError, lost: int) -> None:
+    def _fail(self, run: Run, error: RunError, lost: int, retry_at: float | None) -> None:
+        """Record a failure; whether another attempt follows was decided where it failed."""
         facts = {"error_type": error.type, "error_message": error.message}
-        delay = self._delay(run)
-        if error.retryable and delay is not None:
-            changed = self._store.retry(*_attempt(run), run_at=time.time() + delay, error=error)
+        if retry_at is not None:
+            delay = max(0.0, retry_at - time.time())
+            changed = self._store.retry(*_attempt(run), run_at=retry_at, error=error)
             self._then(changed, run, "run.retried", delay_s=round(delay, 3), **facts)
             return
         changed = self._store.finish(*_attempt(run), Failed(error), records_lost=lost)
@@ -166,15 +175,3 @@ def log_late(run_id: str, attempt: int) -> None:
 def _attempt(run: Run) -> tuple[str, int, str]:
     """What fences every change: this attempt of this run by this owner."""
     return run.id, run.attempt, run.owner or ""
-
-
-def _retry_policy(task: TaskConfig) -> RetryPolicy:
-    retry = task.retry
-
-    return RetryPolicy(
-        max_attempts=retry.max_attempts,
-        factor=retry.factor,
-        min_timeout=retry.min_timeout,
-        max_timeout=retry.max_timeout,
-        randomize=retry.randomize,
-    )

@@ -385,7 +385,12 @@ class Supervisor:
                 output_bytes=config.limits.output,
                 traceback_bytes=config.limits.traceback,
                 stream_drain=config.runtime.drain_timeout,
+                cancel_grace=config.runtime.cancel_grace,
             ),
+            max_runs=config.runtime.max_runs_per_worker,
+            max_memory=config.runtime.max_memory_per_worker,
+            stalled_after=config.runtime.stalled_after,
+            kill_stalled_after=config.runtime.kill_stalled_after,
             attach=attach,
         )
 
@@ -416,7 +421,7 @@ class Supervisor:
         self._dispatcher.wake()
 
     def _worker_gone(self, worker: Worker) -> None:
-        self._dispatcher.release(worker, blame=self._state == "running")
+        self._dispatcher.release(worker, blame=self._state == "running" and worker.died)
 
     # ------------------------------------------------------------ status
 

@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,13 +23,24 @@ from td_runtime.restart import Deaths, RestartPolicy
 from td_runtime.secret import Secret
 from td_runtime.store import Run
 from td_worker.channel import Channel
-from td_worker.messages import EXIT_TASK_IMPORT, Drain, Drained, FromWorker, Ready, Welcome
+from td_worker.messages import (
+    EXIT_TASK_IMPORT,
+    Drain,
+    Drained,
+    FromWorker,
+    Leaving,
+    Ready,
+    Welcome,
+)
 
 __all__ = ["HeldRun", "Worker", "WorkerEvents", "WorkerPool", "WorkerState"]
 
 log = structlog.get_logger()
 
 _decoder: Final = msgspec.msgpack.Decoder(FromWorker)
+
+_NO_HURRY: Final = 10 * 365 * 86_400.0
+"""Seconds that the runs of a worker get which is replaced in order: they end when they end."""
 
 _KILL_GRACE: Final = 7.0
 """Seconds beyond the drain time-out after which a worker that is still there is killed: longer
@@ -41,6 +53,8 @@ class WorkerState(StrEnum):
     BOOTING = "booting"
     READY = "ready"
     DRAINING = "draining"
+    RETIRING = "retiring"
+    """It has been replaced, and ends with the last of its runs."""
     GONE = "gone"
 
 
@@ -71,6 +85,8 @@ class Worker:
     """When it had imported its tasks, on the monotonic clock."""
     state: WorkerState = WorkerState.BOOTING
     runs: dict[str, HeldRun] = field(default_factory=dict)
+    is_retired: bool = False
+    """Another one has its place, and it ends with the last of its runs."""
     exit_status: int = 0
     """How the process ended, -signal if by one; once it is gone."""
 
@@ -78,6 +94,11 @@ class Worker:
     def pid(self) -> int:
         """The process id."""
         return self.child.pid
+
+    @property
+    def died(self) -> bool:
+        """Whether its end was its own, once it is gone, and not asked for."""
+        return not (self.is_retired and self.exit_status == 0)
 
     @property
     def load(self) -> int:
@@ -130,7 +151,11 @@ class WorkerPool:
         self._policy = RestartPolicy()
         self._deaths = {number: Deaths() for number in range(1, count + 1)}
         self.restarts = dict.fromkeys(self._deaths, 0)
+        self._retired = itertools.count(-1, -1)
+        self._leaving: deque[tuple[Worker, Leaving]] = deque()
+        """Those that wait to be replaced: one after another, or a host would boot all at once."""
         self.workers: dict[int, Worker] = {}
+        """By number; those that have been replaced by negative ones."""
         self._stopping = False
         self._all_gone = asyncio.Event()
 
@@ -234,8 +259,36 @@ class WorkerPool:
     def _receive(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
             self._became_ready(worker)
+        elif isinstance(message, Leaving):
+            self._leaving.append((worker, message))
+            self._replace_next()
         elif not isinstance(message, Drained):
             self._events.on_message(worker, message)
+
+    def _replace_next(self) -> None:
+        """Replace the next worker that has done enough, once no other one boots."""
+        while self._leaving and not self._stopping:
+            if any(each.state is WorkerState.BOOTING for each in self.workers.values()):
+                return
+            worker, message = self._leaving.popleft()
+            if worker.state is WorkerState.READY:
+                self._retire(worker, message)
+
+    def _retire(self, worker: Worker, message: Leaving) -> None:
+        """Give a worker's place to a new one; its runs end in peace."""
+        log.info(
+            "worker.retired",
+            number=worker.number,
+            worker_pid=worker.pid,
+            reason=message.reason,
+            runs=message.runs,
+            memory=message.memory,
+        )
+        worker.state = WorkerState.RETIRING
+        worker.is_retired = True
+        self.workers[next(self._retired)] = self.workers.pop(worker.number)
+        worker.channel.send(Drain(timeout=_NO_HURRY))
+        self._fork(worker.number)
 
     def _became_ready(self, worker: Worker) -> None:
         log.info("worker.booted", number=worker.number, worker_pid=worker.pid)
@@ -243,6 +296,7 @@ class WorkerPool:
             worker.state = WorkerState.READY
             worker.ready_at = time.monotonic()
             self._events.on_ready(worker)
+        self._replace_next()
 
     def _exited(self, worker: Worker) -> None:
         """The process is dead: hear it out, bury it, replace it."""
@@ -253,15 +307,18 @@ class WorkerPool:
         worker.kill()
         worker.exit_status = worker.child.reap()
         self._sink.unguard(worker.pid)
-        booted = worker.state is not WorkerState.BOOTING
-        worker.state = WorkerState.GONE
-        del self.workers[worker.number]
+        before, worker.state = worker.state, WorkerState.GONE
+        self._forget(worker)
         self._log_exit(worker)
         self._events.on_gone(worker)
         if self._stopping:
             self._note_gone()
-        else:
-            self._replace(worker, booted)
+        elif before is not WorkerState.RETIRING:
+            self._replace(worker, before is not WorkerState.BOOTING)
+
+    def _forget(self, worker: Worker) -> None:
+        (key,) = [key for key, each in self.workers.items() if each is worker]
+        del self.workers[key]
 
     def _note_gone(self) -> None:
         if not self.workers:

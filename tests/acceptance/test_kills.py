@@ -223,7 +223,9 @@ def test_a_run_that_kills_its_worker_again_and_again_is_crashed(data_dir: Path) 
 def test_a_run_over_its_time_that_ignores_its_end_is_killed(data_dir: Path) -> None:
     """max_duration: the run is TIMED_OUT though it swallows its cancellation; others go on."""
     options = {"ignore_everything": "max_duration = '200ms'"}
-    with RuntimeProcess(data_dir, tasks=TASKS, workers=1, task_options=options) as runtime:
+    grace = "cancel_grace = '300ms'"
+    runtime = RuntimeProcess(data_dir, tasks=TASKS, workers=1, task_options=options, options=grace)
+    with runtime:
         run_id = runtime.trigger("ignore_everything")
         neighbour = runtime.trigger("hold")
 

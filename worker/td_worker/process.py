@@ -20,6 +20,7 @@ import structlog
 from td_worker.errors import TaskLoadError
 from td_worker.executor import Executor, Limits
 from td_worker.messages import EXIT_TASK_IMPORT, AssignedRun
+from td_worker.recycling import Retirement
 from td_worker.runtime import RuntimeThread, WorkerSettings
 from td_worker.task import Task, load_task
 
@@ -69,11 +70,17 @@ async def _serve(settings: WorkerSettings, runtime: RuntimeThread, tasks: dict[s
         streams=runtime.streams,
         messenger=runtime,
         report=runtime.report,
-        overdue=runtime.report_overdue,
+        deadlines=runtime.deadlines,
         limits=settings.limits,
+        on_end=Retirement(
+            runtime.report_leaving,
+            max_runs=settings.max_runs,
+            max_memory=settings.max_memory,
+        ).note_run,
     )
     drained: Future[float] = Future()
-    runtime.serve(_Inbox(executor, asyncio.get_running_loop(), drained))
+    loop = asyncio.get_running_loop()
+    runtime.serve(_Inbox(executor, loop, drained), loop)
     timeout = await asyncio.wrap_future(drained)
     await executor.drain(timeout)
 
@@ -88,6 +95,9 @@ class _Inbox:
         self._loop = loop
         self._drained = drained
 
+    def is_busy(self) -> bool:
+        return self._executor.is_busy()
+
     def assign(self, runs: list[AssignedRun]) -> None:
         self._loop.call_soon_threadsafe(self._start, runs)
 
@@ -100,6 +110,9 @@ class _Inbox:
     def drain(self, timeout: float) -> None:
         if not self._drained.done():
             self._drained.set_result(timeout)
+            return
+        # Told to leave when it suits, now in haste: the runtime stops.
+        self._loop.call_soon_threadsafe(self._loop.call_later, timeout, self._executor.hurry)
 
     def _start(self, runs: list[AssignedRun]) -> None:
         for run in runs:

@@ -21,6 +21,7 @@ from td_worker.channel import Channel
 from td_worker.control_plane import ControlPlane
 from td_worker.errors import TriggerRefusedError
 from td_worker.executor import Limits
+from td_worker.heartbeat import Deadlines, Heartbeat, Late
 from td_worker.messages import (
     MAX_FRAME,
     Assign,
@@ -32,6 +33,7 @@ from td_worker.messages import (
     Drain,
     Drained,
     FromSupervisor,
+    Leaving,
     NoticeSent,
     Outcomes,
     Overdue,
@@ -78,12 +80,22 @@ class WorkerSettings:
     max_age: float
     """Seconds a credential is used for."""
     limits: Limits = field(default_factory=Limits)
+    max_runs: int | None = None
+    """Runs after which the worker asks to be replaced; None: any number."""
+    max_memory: int | None = None
+    """Bytes in memory after which it does; None: it may grow."""
+    stalled_after: float = 10.0
+    """Seconds that task code may block the user loop before the log tells where."""
+    kill_stalled_after: float | None = None
+    """Seconds after which such a worker ends itself; None: never."""
     attach: Callable[[asyncio.AbstractEventLoop], None] = _attach_nothing
     """Called with the runtime loop, to have captured output read there."""
 
 
 class Inbox(Protocol):
     """Where the supervisor's messages about runs go; called on the runtime loop."""
+
+    def is_busy(self) -> bool: ...
 
     def assign(self, runs: list[AssignedRun]) -> None: ...
 
@@ -108,7 +120,10 @@ class RuntimeThread:
     """The thread, its loop, and what lives on it.
 
     ``start`` → (import tasks) → ``serve`` → … → ``finish``, all called in the main thread.
-    ``trigger``, ``trigger_and_wait``, ``report`` and ``report_overdue`` are for any thread.
+    ``trigger``, ``trigger_and_wait``, ``report`` and ``report_leaving`` are for any thread.
+
+    Attributes:
+        deadlines: When attempts must have ended; those that have not are told to the supervisor.
     """
 
     def __init__(self, settings: WorkerSettings, sock: socket) -> None:
@@ -123,6 +138,8 @@ class RuntimeThread:
         self._suspended: Counter[tuple[str, int]] = Counter()
         self._draining = False
         self._inbox: Inbox | None = None
+        self._heartbeat: Heartbeat | None = None
+        self.deadlines = Deadlines()
         self._welcome: asyncio.Future[Welcome]
         self._channel: Channel[FromSupervisor]
         self._cache: CredentialCache
@@ -139,9 +156,17 @@ class RuntimeThread:
         threading.Thread(target=self._run, name="td-runtime", daemon=True).start()
         self._opened.result()
 
-    def serve(self, inbox: Inbox) -> None:
-        """Tell the supervisor that runs may come; they go to *inbox*."""
+    def serve(self, inbox: Inbox, user_loop: asyncio.AbstractEventLoop) -> None:
+        """Tell the supervisor that runs may come; they go to *inbox*, on *user_loop*."""
         self._inbox = inbox
+        self._heartbeat = Heartbeat(
+            user_loop,
+            is_busy=inbox.is_busy,
+            deadlines=self.deadlines,
+            on_late=self._report_late,
+            stalled_after=self._settings.stalled_after,
+            kill_after=self._settings.kill_stalled_after,
+        )
         self._post(Ready(pid=os.getpid()))
 
     def finish(self) -> None:
@@ -156,9 +181,9 @@ class RuntimeThread:
         if first:
             self._loop.call_soon_threadsafe(self._send_outcomes)
 
-    def report_overdue(self, run: AssignedRun) -> None:
-        """Say that only a kill ends this attempt."""
-        self._post(Overdue(run_id=run.id, attempt=run.attempt))
+    def report_leaving(self, reason: str, runs: int, memory: int) -> None:
+        """Ask to be replaced."""
+        self._post(Leaving(reason=reason, runs=runs, memory=memory))
 
     def trigger(self, run_id: str, attempt: int, items: list[TriggerItem]) -> "Future[list[str]]":
         """Ask for runs; the future has their ids once they are durable."""
@@ -257,6 +282,7 @@ class RuntimeThread:
         match message:
             case Assign():
                 self._require_inbox().assign(message.runs)
+                self._watch()
             case NoticeSent():
                 self._receive_notice(message)
             case Triggered():
@@ -268,11 +294,26 @@ class RuntimeThread:
             case ChildrenPostponed():
                 self._children_postponed(message)
             case CancelRun():
-                self._require_inbox().cancel(message.run_id, message.attempt)
+                self._cancel(message)
             case Drain():
                 self._drain(message)
             case Welcome():
                 self._welcome.set_result(message)
+
+    def _cancel(self, message: CancelRun) -> None:
+        # Here and not on the user loop, which may be stuck in this very run.
+        grace = self._settings.limits.cancel_grace
+        self.deadlines.set(message.run_id, message.attempt, grace, "CANCELED")
+        self._require_inbox().cancel(message.run_id, message.attempt)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.wake()
+
+    def _report_late(self, late: Late) -> None:
+        """Say that only a kill ends this attempt."""
+        self._channel.send(Overdue(run_id=late.run_id, attempt=late.attempt, status=late.status))
 
     def _require_inbox(self) -> Inbox:
         if self._inbox is None:

@@ -6,12 +6,14 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from td_worker.errors import TaskLoadError, TaskPayloadError
+from td_worker.hooks import HookError, HookSet, load_hooks
+from td_worker.retry import RetryPolicy
 
 __all__ = ["Task", "TaskFacts", "TaskSpec", "load_task"]
 
@@ -25,6 +27,11 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_duration: float | None = None
     """Seconds one attempt may take."""
     fail_on_stream_loss: bool = False
+    retry: RetryPolicy = RetryPolicy()
+    shared_hooks: tuple[str, ...] = ()
+    """Where the hooks of all tasks are: ``module`` or ``module:object``."""
+    hooks: tuple[str, ...] = ()
+    """Where this task's own are."""
 
 
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +54,7 @@ class Task:
     is_async: bool
     payload_type: Any
     decoder: "msgspec.json.Decoder[Any]"
+    hooks: HookSet = field(default_factory=HookSet)
 
     def decode(self, payload: bytes) -> Any:
         """Return the payload as the type that the function's hint names.
@@ -91,7 +99,15 @@ def load_task(spec: TaskSpec) -> Task:
         is_async=_is_async(function),
         payload_type=payload_type,
         decoder=decoder,
+        hooks=_find_hooks(spec),
     )
+
+
+def _find_hooks(spec: TaskSpec) -> HookSet:
+    try:
+        return load_hooks(spec.shared_hooks, spec.hooks)
+    except HookError as error:
+        raise _refusal(spec, f"hooks: {error}") from error
 
 
 def _name(task: Task) -> str:

@@ -23,6 +23,7 @@ from td_runtime.config.rules import (
     Choice,
     Duration,
     Entrypoint,
+    HookPlaces,
     Number,
     Size,
     Switch,
@@ -67,6 +68,19 @@ class RuntimeConfig:
     """Runs that one worker executes at once."""
     drain_timeout: Annotated[Seconds, Duration(0, _DAY)] = 30.0
     """Seconds that running runs and their streams get to end before they are requeued."""
+    cancel_grace: Annotated[Seconds, Duration(0.01, _DAY)] = 30.0
+    """Seconds that a run gets to end after its cancellation, or the end of its time; then its
+    worker is killed."""
+    hooks: Annotated[tuple[str, ...], HookPlaces()] = ()
+    """Where the hooks of all tasks are."""
+    stalled_after: Annotated[Seconds, Duration(0.1, _DAY)] = 10.0
+    """Seconds that task code may block the loop of its worker before the log says where."""
+    kill_stalled_after: Annotated[Seconds | None, Duration(0.1, _DAY)] = None
+    """Seconds after which such a worker is killed; None: never."""
+    max_runs_per_worker: Annotated[int | None, WholeNumber(1, 1_000_000_000)] = None
+    """Runs after which a worker is replaced, up to a tenth less; None: any number."""
+    max_memory_per_worker: Annotated[Bytes | None, Size(16 * _MIB, 1 << 50)] = None
+    """Memory above which a worker is replaced, up to a tenth less; None: it may grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +176,8 @@ class TaskConfig:
     """What `trigger` calls it; unique in the file."""
     entrypoint: Annotated[str, Entrypoint()]
     """`module:function`; the config file's folder is searched after `sys.path`."""
+    hooks: Annotated[tuple[str, ...], HookPlaces()] = ()
+    """Where this task's own hooks are."""
     concurrency: Annotated[int | None, WholeNumber(1, 1_000_000)] = None
     """Runs of this task at once on the host; None: as many as fit."""
     retry: RetryConfig = RetryConfig()

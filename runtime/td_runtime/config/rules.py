@@ -27,6 +27,7 @@ __all__ = [
     "Choice",
     "Duration",
     "Entrypoint",
+    "HookPlaces",
     "Number",
     "RefusedError",
     "Rule",
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 _IDENTIFIER: Final = r"[^\W\d]\w*"
 _ENTRYPOINT: Final = re.compile(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*")
+_HOOK_PLACE: Final = re.compile(
+    rf"{_IDENTIFIER}(\.{_IDENTIFIER})*(:{_IDENTIFIER}(\.{_IDENTIFIER})*)?"
+)
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 _MAX_SHOWN: Final = 80  #: characters of a refused value that a message repeats
 
@@ -247,3 +251,24 @@ class Entrypoint(Rule[str]):
             raise self.refuse()
 
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class HookPlaces(Rule[tuple[str, ...]]):
+    """Where hooks are: one place or several."""
+
+    def says(self) -> str:
+        return (
+            '"module" or "module:object", such as "lifecycle" or "tasks:hooks", or a list of them'
+        )
+
+    def read(self, value: object, site: Site) -> tuple[str, ...]:
+        places = value if isinstance(value, list) else [value]
+        for place in places:
+            if not isinstance(place, str) or not _HOOK_PLACE.fullmatch(place):
+                raise self.refuse()
+
+        return tuple(places)
+
+    def from_text(self, text: str) -> object:
+        return text.split(",")

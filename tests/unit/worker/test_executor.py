@@ -12,6 +12,7 @@ import pytest
 from td_worker import context
 from td_worker.context import Execution
 from td_worker.executor import Executor, Limits
+from td_worker.heartbeat import Deadlines
 from td_worker.messages import AssignedRun, Outcomes, RunOutcome, encode_frame
 from td_worker.process import _run_to_end
 from td_worker.task import Task, TaskSpec
@@ -39,13 +40,13 @@ class Worker:
     def __init__(self, *functions: Callable[[Any], Any], **spec: Any) -> None:
         self.streams = Streams()
         self.outcomes: asyncio.Queue[RunOutcome] = asyncio.Queue()
-        self.overdue: list[AssignedRun] = []
+        self.deadlines = Deadlines()
         self.executor = Executor(
             {function.__name__: _task(function, spec) for function in functions},
             streams=self.streams,  # type: ignore[arg-type]
             messenger=None,  # type: ignore[arg-type]
             report=self.outcomes.put_nowait,
-            overdue=self.overdue.append,
+            deadlines=self.deadlines,
             limits=Limits(traceback_bytes=4096),
         )
 
