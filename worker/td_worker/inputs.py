@@ -11,78 +11,36 @@ import asyncio
 import contextvars
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
-from td_worker.context import Execution
-from td_worker.errors import InputTimeoutError, WaitpointTimeoutError
 from td_worker.hooks import Wait, waiting
 from td_worker.http import say
-from td_worker.input_calls import InputSource, RunInputs, send_input
-from td_worker.tail import Handler, Record, Tail, Waiter
+from td_worker.input_calls import (
+    GRACE,
+    Callback,
+    InputResult,
+    InputSource,
+    RunInputs,
+    Subscription,
+    grace,
+    is_coroutine_function,
+    received,
+    send_input,
+    skipped,
+    suspended,
+    taking,
+    waited,
+    withdraw,
+)
+from td_worker.tail import Record, Tail, Waiter
 
 __all__ = ["Input", "InputResult", "InputStream", "Record", "Subscription"]
 
 log = structlog.get_logger()
-
-GRACE: Final = 0.1
-"""Seconds that a wait keeps its place: what is there already needs no coming and going."""
-
-SKIPPED: Final = "Idle timeout elapsed and skip_suspend is set"
-
-Callback = Callable[[], Awaitable[object] | object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputResult:
-    """What `once` and `wait` return: a record, or why there is none."""
-
-    record: Record | None = None
-    error: InputTimeoutError | WaitpointTimeoutError | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether something came in time."""
-        return self.record is not None
-
-    @property
-    def output(self) -> Any:
-        """What came; None when nothing did."""
-        return None if self.record is None else self.record.data
-
-    @property
-    def seq_num(self) -> int | None:
-        """The record's number; None when nothing came."""
-        return None if self.record is None else self.record.seq_num
-
-    def unwrap(self) -> Any:
-        """
-        Return what came.
-
-        Raises:
-            InputTimeoutError, WaitpointTimeoutError: Nothing came in time.
-        """
-        if self.error is not None:
-            raise self.error
-
-        return self.output
-
-
-class Subscription:
-    """A handler that is called with what comes in; made by `on`."""
-
-    def __init__(self, tail: Tail, handler: Handler) -> None:
-        self._tail = tail
-        self._handler = handler
-
-    def off(self) -> None:
-        """Call it no more; what it has not taken goes to others."""
-        self._tail.remove(self._handler)
 
 
 class Input:
@@ -117,11 +75,8 @@ class Input:
         ```
         """
         tail = self._source.tail()
-        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004  not whether, but which one
-        )
 
-        return subscribe(tail, handler, is_async=is_async)
+        return subscribe(tail, handler, is_async=is_coroutine_function(handler))
 
     def on_record(self, handler: Callable[[Record], object]) -> Subscription:
         """As `on`, for a plain function that wants the whole record, with its number and time."""
@@ -139,13 +94,10 @@ class Input:
         """
         tail = self._source.tail()
         waiter = tail.take()
-        async with _taking(tail, waiter):
-            record = await _arrival(waiter, timeout) or _withdraw(waiter)
+        with taking(tail, waiter):
+            record = await _arrival(waiter, timeout) or withdraw(waiter)
 
-        return InputResult(
-            record=record,
-            error=InputTimeoutError(tail.name, timeout or 0) if record is None else None,
-        )
+        return received(tail, record, timeout)
 
     def peek(self) -> Any:
         """Return the first record that nobody has taken yet, and leave it; None without one."""
@@ -165,12 +117,12 @@ class Input:
         """
         tail = self._source.tail()
         waiter = tail.take()
-        async with _taking(tail, waiter):
-            record = await _arrival(waiter, GRACE if timeout is None else min(GRACE, timeout))
+        with taking(tail, waiter):
+            record = await _arrival(waiter, grace(timeout))
             if record is None:
                 record = await self._wait_aside(tail, waiter, timeout)
 
-        return _waited(tail, record, timeout)
+        return waited(tail, record, timeout)
 
     async def wait_with_idle_timeout(
         self,
@@ -196,18 +148,17 @@ class Input:
         """
         tail = self._source.tail()
         waiter = tail.take()
-        async with _taking(tail, waiter):
+        with taking(tail, waiter):
             record = await _arrival(waiter, max(idle_timeout, GRACE))
             if record is None and skip_suspend:
-                record = _withdraw(waiter)
-                error = WaitpointTimeoutError(SKIPPED) if record is None else None
-                return InputResult(record=record, error=error)
+                record = withdraw(waiter)
+                return skipped(record)
             if record is None:
                 await _tell(on_suspend)
                 record = await self._wait_aside(tail, waiter, timeout)
                 await _tell(on_resume)
 
-        return _waited(tail, record, timeout)
+        return waited(tail, record, timeout)
 
     def resume_after(self, seq_num: int) -> None:
         """Read only what comes behind this number; before anything else is called."""
@@ -217,12 +168,11 @@ class Input:
         """Drop what comes with this time (milliseconds) or an earlier one; None drops nothing."""
         self._source.tail().ignore_until(timestamp)
 
-    async def _wait_aside(
-        self, tail: Tail, waiter: Waiter, timeout: float | None
-    ) -> Record | None:
+    async def _wait_aside(self, tail: Tail, waiter: Waiter, timeout: float | None) -> Record | None:
         execution = self._source.execution()
-        async with waiting(Wait(type="input", ids=(tail.name,))), _suspended(execution):
-            return await _arrival(waiter, timeout) or _withdraw(waiter)
+        async with waiting(Wait(type="input", ids=(tail.name,))):
+            with suspended(execution):
+                return await _arrival(waiter, timeout) or withdraw(waiter)
 
 
 class InputStream(Input):
@@ -341,25 +291,6 @@ class _Worker(_OnLoop):
 # --- waiting -------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _taking(tail: Tail, waiter: Waiter) -> AsyncIterator[None]:
-    """Give back what nobody has looked at, when the block fails or is cancelled."""
-    try:
-        yield
-    except BaseException:
-        tail.give_back(waiter)
-        raise
-
-
-@asynccontextmanager
-async def _suspended(execution: Execution) -> AsyncIterator[None]:
-    execution.messenger.suspended(execution.run.id, execution.attempt.number)
-    try:
-        yield
-    finally:
-        execution.messenger.resumed(execution.run.id, execution.attempt.number)
-
-
 async def _arrival(waiter: Waiter, timeout: float | None) -> Record | None:
     """Return the record as soon as there is one; None after `timeout` seconds."""
     arrival = asyncio.wrap_future(waiter.future)
@@ -369,24 +300,10 @@ async def _arrival(waiter: Waiter, timeout: float | None) -> Record | None:
     return waiter.future.result() if waiter.future.done() else None
 
 
-def _withdraw(waiter: Waiter) -> Record | None:
-    """Wait no more; return the record that came in the last moment, if one did."""
-    return None if waiter.future.cancel() else waiter.future.result()
-
-
 def _look_at(arrival: asyncio.Future[Record]) -> None:
     # The waiter's own future is what raises; asyncio would complain of this one's error.
     if not arrival.cancelled():
         arrival.exception()
-
-
-def _waited(tail: Tail, record: Record | None, timeout: float | None) -> InputResult:
-    if record is not None:
-        return InputResult(record=record)
-
-    return InputResult(
-        error=WaitpointTimeoutError(f"no input came from {tail.name} within {timeout or 0:g} s")
-    )
 
 
 async def _tell(callback: Callback | None) -> None:

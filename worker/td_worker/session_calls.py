@@ -221,6 +221,22 @@ class ChannelSide:
 
         return execution.streams.open(self.slot, execution.opened)
 
+    def write_control(self, headers: list[tuple[str, str]]) -> Future[int]:
+        """Have a control record written; the future has its number."""
+        lane = self.open()
+        try:
+            return lane.control(headers)
+        finally:
+            lane.close()
+
+    def trim_to(self, seq_num: int) -> Future[int]:
+        """Have the records before this number dropped; the future has the command's number."""
+        lane = self.open()
+        try:
+            return lane.trim(seq_num)
+        finally:
+            lane.close()
+
     def tail(self) -> Tail:
         """Return the caller's tail of this side."""
         execution = current()

@@ -18,6 +18,7 @@ from td_worker.session_calls import (
     sort_parts,
 )
 from td_worker.streams.arguments import check_source
+from td_worker.streams.face import appended
 from td_worker.streams.reader import Feed
 from td_worker.streams.writer import Source, StreamHandle, Writer, start_pipe
 from td_worker.tail import Record
@@ -74,10 +75,8 @@ class SessionOut:
         lane = self._side.open()
         async with Writer(lane) as one:
             await one.write(value)
-        if lane.last_seq is None:
-            raise lane.refusal()
 
-        return lane.last_seq
+        return appended(lane)
 
     async def write_control(
         self, subtype: str, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()
@@ -95,9 +94,7 @@ class SessionOut:
         Raises:
             StreamError: The record was not taken, or was given up.
         """
-        lane = self._side.open()
-        written = lane.control(control_headers(subtype, headers))
-        lane.close()
+        written = self._side.write_control(control_headers(subtype, headers))
 
         return await asyncio.wrap_future(written)
 
@@ -111,11 +108,7 @@ class SessionOut:
         Raises:
             StreamError: The command was not taken, or was given up.
         """
-        lane = self._side.open()
-        written = lane.trim(seq_num)
-        lane.close()
-
-        return await asyncio.wrap_future(written)
+        return await asyncio.wrap_future(self._side.trim_to(seq_num))
 
     async def reset(self) -> None:
         """Drop the credential at hand: the next write mints another."""

@@ -11,8 +11,9 @@ Example::
         return tasks.trigger_and_wait("publish", payload).unwrap()
 """
 
+from td_worker import blocking_sessions as sessions
 from td_worker import blocking_tasks as tasks
 from td_worker import context
 from td_worker.streams import blocking as streams
 
-__all__ = ["context", "streams", "tasks"]
+__all__ = ["context", "sessions", "streams", "tasks"]

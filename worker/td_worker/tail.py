@@ -108,6 +108,7 @@ class Tail:
         self._failures = 0
         self._pump: asyncio.Task[None] | None = None
         self._closed = False
+        self._interrupted: BaseException | None = None
         # One record is dealt with at a time, from offer to buffer, so that order is kept.
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
@@ -167,7 +168,8 @@ class Tail:
         self._ignored_until = timestamp
 
     def fail_waiters(self, error: BaseException) -> None:
-        """Have all that wait raise `error`."""
+        """Have all that wait, now or later, raise `error`."""
+        self._interrupted = error
         self._loop.call(lambda: self._fail(error))
 
     def close(self) -> None:
@@ -181,6 +183,8 @@ class Tail:
         async with self._turn:
             self._waiters.append(waiter)
             self._serve_waiters()
+        if self._interrupted is not None:
+            self._fail(self._interrupted)
         if self._waiters:
             self._open()
 

@@ -17,6 +17,7 @@ class Tails:
     def __init__(self) -> None:
         self._tails: dict[str, Tail] = {}
         self._lock = Lock()
+        self._interrupted = False
         self._closed = False
 
     def get(self, name: str, make: Callable[[], Tail]) -> Tail:
@@ -25,6 +26,8 @@ class Tails:
             tail = self._tails.get(name)
             if tail is None:
                 tail = self._tails[name] = make()
+                if self._interrupted:
+                    tail.fail_waiters(_interruption())
                 if self._closed:
                     tail.close()
 
@@ -33,9 +36,10 @@ class Tails:
     def interrupt(self) -> None:
         """Have everybody who waits raise `CancelledError`: the attempt is to end."""
         with self._lock:
+            self._interrupted = True
             tails = list(self._tails.values())
         for tail in tails:
-            tail.fail_waiters(asyncio.CancelledError("the attempt is to end"))
+            tail.fail_waiters(_interruption())
 
     def close(self) -> None:
         """Stop reading: the execution has ended."""
@@ -44,3 +48,7 @@ class Tails:
             tails = list(self._tails.values())
         for tail in tails:
             tail.close()
+
+
+def _interruption() -> BaseException:
+    return asyncio.CancelledError("the attempt is to end")

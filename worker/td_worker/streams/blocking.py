@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from td_worker.errors import StreamClosedError
 from td_worker.streams.arguments import (
@@ -45,12 +45,16 @@ from td_worker.streams.mirror import Mirror
 from td_worker.streams.naming import DEFAULT_KEY, check_key
 from td_worker.streams.reader import Feed, chunks_of
 
+if TYPE_CHECKING:
+    from td_worker.blocking_inputs import InputStream
+
 __all__ = [
     "DefinedStream",
     "StreamHandle",
     "Writer",
     "append",
     "define",
+    "input",
     "pipe",
     "read",
     "start_pipe",
@@ -150,6 +154,13 @@ class DefinedStream:
     ) -> Generator[Any, None, None]:
         """See `streams.read`."""
         return read(run_id, self.id, start_index=start_index, timeout=timeout)
+
+
+def input(id: str) -> InputStream:  # noqa: A001, A002  the official SDK's word
+    """See `td_worker.streams.input`."""
+    from td_worker.blocking_inputs import InputStream  # which imports this package
+
+    return InputStream(id)
 
 
 def define(id: str) -> DefinedStream:  # noqa: A002  the official SDK's word
