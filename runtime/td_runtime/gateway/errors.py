@@ -140,8 +140,8 @@ class StreamNotFoundError(GatewayError):
     """
 
     def __init__(self, stream: str) -> None:
-        super().__init__(f"stream `{stream}` not found")
-        self.stream = stream
+        self.stream = stream.rpartition("\0")[2]  # what comes before is its basin
+        super().__init__(f"stream `{self.stream}` not found")
 
 
 class BasinNotFoundError(GatewayError):

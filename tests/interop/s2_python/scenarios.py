@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,7 +40,7 @@ from s2_sdk import (
     TimestampingMode,
 )
 
-Scenario = Callable[["Options"], Awaitable[Any]]
+Scenario = Callable[["Options"], Coroutine[Any, Any, Any]]
 SCENARIOS: dict[str, Scenario] = {}
 
 
@@ -189,7 +189,7 @@ async def starts(options: Options):
         async def bodies(**asked: Any) -> list[str]:
             return [body for _, body, _ in shown(await stream.read(**asked))]
 
-        answers = {
+        answers: dict[str, Any] = {
             "timestamp": await bodies(start=Timestamp(15)),
             "tail_offset": await bodies(start=TailOffset(1)),
             "until": await bodies(start=SeqNum(0), until_timestamp=30),
@@ -197,10 +197,11 @@ async def starts(options: Options):
             "bytes": await bodies(start=SeqNum(0), limit=ReadLimit(bytes=20)),
             "clamped_wait": await bodies(start=SeqNum(99), clamp_to_tail=True, wait=1),
         }
-        for name, asked in {
+        beyond: dict[str, dict[str, Any]] = {
             "at_tail": {"start": SeqNum(3)},
             "beyond": {"start": SeqNum(9), "wait": 1},
-        }.items():
+        }
+        for name, asked in beyond.items():
             try:
                 await stream.read(**asked)
             except ReadUnwrittenError as error:
@@ -217,11 +218,12 @@ async def conditions(options: Options):
         stream = s2[options.basin][options.stream]
         await stream.append(AppendInput(records=[CommandRecord.fence("ours")]))
         outcomes: dict[str, Any] = {}
-        for name, asked in {
+        tried: dict[str, dict[str, Any]] = {
             "fenced_out": {"fencing_token": "theirs"},
             "right_token": {"fencing_token": "ours"},
             "wrong_place": {"match_seq_num": 9},
-        }.items():
+        }
+        for name, asked in tried.items():
             try:
                 ack = await stream.append(AppendInput(records=[Record(body=b"x")], **asked))
                 outcomes[name] = ack.start.seq_num
@@ -312,16 +314,27 @@ async def append_session_ends(options: Options):
 
 @scenario
 async def read_session_ends(options: Options):
-    """The token ends while the session waits at the tail."""
+    """The reader's token ends while its session waits at the tail."""
+    is_expiring = options.more["kind"] == "expire"
     async with options.client() as s2:
-        session = s2[options.basin][options.stream].read_session(start=SeqNum(0))
-        first = await anext(session)
-        await session.caught_up()
-        options.fault(kind=options.more["kind"])
-        try:
-            await asyncio.wait_for(anext(session), 20)
-        except S2ServerError as error:
-            return {"read": len(first.records), **said(error)}
+        await s2[options.basin][options.stream].append(records("first"))
+        token = await s2.issue_access_token(
+            f"interop/{options.stream}",
+            scope=AccessTokenScope(
+                basins=PrefixMatch(""), streams=PrefixMatch(""), ops=[Operation.READ]
+            ),
+            expires_at=datetime.now(UTC) + timedelta(seconds=5 if is_expiring else 999),
+        )
+        async with options.client(token) as other:
+            session = other[options.basin][options.stream].read_session(start=SeqNum(0))
+            first = await anext(session)
+            await session.caught_up()
+            if not is_expiring:
+                await s2.revoke_access_token(f"interop/{options.stream}")
+            try:
+                await asyncio.wait_for(anext(session), 20)
+            except S2ServerError as error:
+                return {"read": len(first.records), **said(error)}
         return "never refused"
 
 
@@ -339,11 +352,11 @@ async def administer(options: Options):
             await s2.create_basin(name)
         except S2ServerError as error:
             seen["again"] = said(error)
+        both = BasinConfig(create_stream_on_append=True, create_stream_on_read=True)
         seen["ensured"] = [
             (await s2.ensure_basin(name)).status.name,
-            (
-                await s2.ensure_basin(name, config=BasinConfig(create_stream_on_read=True))
-            ).status.name,
+            (await s2.ensure_basin(name, config=both)).status.name,
+            (await s2.ensure_basin(name, config=both)).status.name,
         ]
         seen["basins"] = [b.name async for b in s2.list_all_basins(prefix="interop")]
         config = await s2.reconfigure_basin(name, config=BasinConfig(create_stream_on_read=False))
@@ -373,6 +386,7 @@ async def administer(options: Options):
             seen["missing"] = said(error)
         await basin.delete_stream("a/1")
         seen["left"] = [s.name async for s in basin.list_all_streams(prefix="a/")]
+        seen["locations"] = [location.name for location in await s2.list_locations()]
         await s2.delete_basin(name)
         seen["basins_left"] = [b.name async for b in s2.list_all_basins(prefix="interop")]
         return seen

@@ -18,6 +18,7 @@ from td_runtime.gateway.platform.control_plane import ControlPlane
 from td_runtime.gateway.platform.faults import Faults
 from td_runtime.gateway.platform.holder import BASIN, Gate
 from td_runtime.gateway.platform.input_routes import InputRoutes
+from td_runtime.gateway.platform.issued_tokens import IssuedTokens
 from td_runtime.gateway.platform.issuer import Issuer
 from td_runtime.gateway.platform.mints import MintLog
 from td_runtime.gateway.platform.parts import Parts
@@ -50,6 +51,7 @@ class Platform:
         self.streams = Streams(storage)
         self.tokens = Tokens(storage, self.streams)
         self.basins = Basins(storage)
+        self.issued = IssuedTokens(storage)
         self.mints = MintLog()
         self.faults = Faults()
         self.sessions = Sessions(storage)
@@ -128,8 +130,9 @@ class Platform:
     def stream_store(self, *, secret_key: str) -> StreamStore:
         """The application for ``/v1``."""
         return StreamStore(
-            gate=Gate(secret_key=secret_key, tokens=self.tokens),
+            gate=Gate(secret_key=secret_key, tokens=self.tokens, issued=self.issued),
             basins=self.basins,
+            issued=self.issued,
             streams=self.streams,
             faults=self.faults,
             stopping=self.stopping,

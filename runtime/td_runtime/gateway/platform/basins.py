@@ -71,6 +71,10 @@ class Basins:
 
         return basin
 
+    def find(self, name: str) -> Basin | None:
+        """A basin, or None."""
+        return self._basins.get(name)
+
     def all(self) -> list[Basin]:
         """All basins by name."""
         return [self._basins[name] for name in sorted(self._basins)]

@@ -10,6 +10,7 @@ from td_runtime.gateway.platform.reading import ReadLimit
 from td_runtime.gateway.platform.records import BATCH_BYTES_MAX, BATCH_RECORDS_MAX
 
 NUMBER_MAX: Final = 2**64 - 1
+PAGE_MAX: Final = 1000
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -63,6 +64,28 @@ def parse_wait(query: dict[str, str]) -> int | None:
         QueryInvalidError: It does not parse.
     """
     return _parse_number(query, "wait")
+
+
+class PageQuery(msgspec.Struct, frozen=True):
+    """Which part of a list is asked for."""
+
+    prefix: str
+    after: str
+    limit: int
+
+
+def parse_page(query: dict[str, str]) -> PageQuery:
+    """Which part of a list is asked for, at most 1000 of it.
+
+    Raises:
+        QueryInvalidError: The limit does not parse.
+    """
+    limit = _parse_number(query, "limit")
+    return PageQuery(
+        query.get("prefix", ""),
+        query.get("start_after", ""),
+        min(PAGE_MAX if limit is None else limit, PAGE_MAX),
+    )
 
 
 def _parse_number(query: dict[str, str], name: str) -> int | None:

@@ -32,7 +32,7 @@ from td_runtime.gateway.platform.queries import (
 from td_runtime.gateway.platform.read_session import Place, ReadSession
 from td_runtime.gateway.platform.reading import ReadLimit, ReadResult
 from td_runtime.gateway.platform.records import TIMESTAMP_MAX, StreamPosition
-from td_runtime.gateway.platform.stream_config import StreamConfig
+from td_runtime.gateway.platform.stream_config import DEFAULT, StreamConfig, encode_config
 from td_runtime.gateway.platform.streams import Creation, Streams
 from td_runtime.gateway.platform.wires import Events, Frames, Wire
 
@@ -147,7 +147,7 @@ class RecordsApi:
             creation = _creation(exchange, target)
             if creation is None or not target.basin.config.create_stream_on_read:
                 raise
-            await self._streams.create(target.name, creation)
+            await self._streams.ensure_created(target.name, creation)
             return await self._streams.tail(target.name)
 
     async def _resolve(self, name: str, start: Start, tail: StreamPosition) -> int:
@@ -197,10 +197,8 @@ def _creation(exchange: Exchange, target: Target) -> Creation | None:
     if config is None and basin.default_stream_config is None:
         return Creation()
 
-    return Creation(_encode(_parse_config(config).over(basin.default_stream_config or PLAIN)))
-
-
-PLAIN: Final = StreamConfig()
+    defaults = basin.default_stream_config or DEFAULT
+    return Creation(encode_config(_parse_config(config).over(defaults)))
 
 
 def _parse_config(text: str | None) -> StreamConfig:
@@ -211,7 +209,3 @@ def _parse_config(text: str | None) -> StreamConfig:
         raise HeaderInvalidError(f"invalid header `{CONFIG_HEADER}`: {error}") from error
 
     return config
-
-
-def _encode(config: StreamConfig) -> str:
-    return msgspec.json.encode(config).decode()

@@ -11,10 +11,18 @@ import msgspec
 
 from td_runtime.gateway.errors import (
     FencingTokenMismatchError,
+    NameTakenError,
+    RecordsInvalidError,
     SeqNumMismatchError,
     StreamNotFoundError,
 )
-from td_runtime.gateway.platform.records import Batch, StoredRecord, StreamPosition
+from td_runtime.gateway.platform.records import (
+    TIMESTAMP_MAX,
+    Batch,
+    StoredRecord,
+    StreamPosition,
+)
+from td_runtime.gateway.platform.stream_config import DEFAULT, StreamConfig, parse_config
 
 STATES_KEPT: Final = 10_000
 EXPIRE_STEP: Final = 200  # batches a transaction: others wait for it
@@ -44,16 +52,23 @@ PLAIN: Final = Creation()
 class _State:
     """What the sequencer knows of one stream."""
 
-    __slots__ = ("fencing_token", "id", "last_timestamp", "next_seq", "trim_seq")
+    __slots__ = ("config", "fencing_token", "id", "last_timestamp", "next_seq", "trim_seq")
 
     def __init__(
-        self, stream_id: int, next_seq: int, last_timestamp: int, trim_seq: int, fencing_token: str
+        self,
+        stream_id: int,
+        next_seq: int,
+        last_timestamp: int,
+        trim_seq: int,
+        fencing_token: str,
+        config: str,
     ) -> None:
         self.id = stream_id
         self.next_seq = next_seq
         self.last_timestamp = last_timestamp
         self.trim_seq = trim_seq
         self.fencing_token = fencing_token
+        self.config = parse_config(config)
 
     @property
     def tail(self) -> StreamPosition:
@@ -91,9 +106,13 @@ class Sequencer:
         if state is None and creation is None:
             raise StreamNotFoundError(name)
         _check_conditions(state, batch)
+        if state is not None and state.config is not DEFAULT:
+            _check_timestamps(state.config, batch.records)
         state = state or self._create(connection, name, creation or PLAIN)
         now = int(time.time() * 1000)
-        first_timestamp = _stamp(batch.records, now=now, floor=state.last_timestamp)
+        first_timestamp = _stamp(
+            batch.records, now=now, floor=state.last_timestamp, config=state.config
+        )
         start = StreamPosition(state.next_seq, first_timestamp)
         self._store(state, batch.records, now)
         self._obey(connection, state, batch, start.seq_num)
@@ -107,6 +126,62 @@ class Sequencer:
         if self._load(connection, name) is None:
             self._create(connection, name, creation or PLAIN)
 
+    def create(self, connection: sqlite3.Connection, name: str, creation: Creation) -> int:
+        """Create a stream that is not there; returns when, in milliseconds.
+
+        Raises:
+            NameTakenError: It is there, and another request made it.
+        """
+        made = _look_up_made(connection, name)
+        if made is None:
+            self._create(connection, name, creation)
+            made = _look_up_made(connection, name)
+            assert made is not None  # noqa: S101  just created
+        elif creation.request_token is None or creation.request_token != made[1]:
+            raise NameTakenError("the stream already exists")
+
+        return made[0]
+
+    def configure(self, connection: sqlite3.Connection, name: str, config: str) -> None:
+        """Give a stream another configuration.
+
+        Raises:
+            StreamNotFoundError: There is no such stream.
+        """
+        state = self._load(connection, name)
+        if state is None:
+            raise StreamNotFoundError(name)
+        connection.execute("UPDATE streams SET config = ? WHERE id = ?", (config, state.id))
+        state.config = parse_config(config)
+
+    def delete(self, connection: sqlite3.Connection, name: str) -> None:
+        """Delete a stream and all it holds.
+
+        Raises:
+            StreamNotFoundError: There is no such stream.
+        """
+        state = self._load(connection, name)
+        if state is None:
+            raise StreamNotFoundError(name)
+        self.flush(connection)
+        self._states.pop(name, None)
+        connection.execute("DELETE FROM batches WHERE stream_id = ?", (state.id,))
+        connection.execute("DELETE FROM streams WHERE id = ?", (state.id,))
+
+    def expire_stream(
+        self, connection: sqlite3.Connection, stream_id: int, *, before_ms: int
+    ) -> int:
+        """Delete one step's worth of what a stream stored before a time; returns how many records.
+
+        For a stream that keeps its records for less long than the others.
+        """
+        oldest = connection.execute(
+            "SELECT id, count, stored_at FROM batches WHERE stream_id = ? ORDER BY first_seq"
+            " LIMIT ?",
+            (stream_id, EXPIRE_STEP),
+        ).fetchall()
+        return _delete_old(connection, oldest, before_ms)
+
     def expire(self, connection: sqlite3.Connection, *, before_ms: int) -> int:
         """Delete one step's worth of what was stored before a time.
 
@@ -118,10 +193,7 @@ class Sequencer:
         oldest = connection.execute(
             "SELECT id, count, stored_at FROM batches ORDER BY id LIMIT ?", (EXPIRE_STEP,)
         ).fetchall()
-        old = [(batch_id, count) for batch_id, count, stored_at in oldest if stored_at < before_ms]
-        connection.executemany("DELETE FROM batches WHERE id = ?", [(row[0],) for row in old])
-
-        return sum(count for _, count in old)
+        return _delete_old(connection, oldest, before_ms)
 
     def forget_idle(
         self, connection: sqlite3.Connection, *, before_ms: int, first_id: int
@@ -176,7 +248,7 @@ class Sequencer:
             self._states.move_to_end(name)
             return state
         row = connection.execute(
-            "SELECT id, next_seq, last_timestamp, trim_seq, fencing_token FROM streams"
+            "SELECT id, next_seq, last_timestamp, trim_seq, fencing_token, config FROM streams"
             " WHERE name = ?",
             (name,),
         ).fetchone()
@@ -192,7 +264,7 @@ class Sequencer:
         )
         assert cursor.lastrowid is not None  # noqa: S101  an INSERT that did not raise has one
 
-        return self._keep(name, _State(cursor.lastrowid, 0, 0, 0, ""))
+        return self._keep(name, _State(cursor.lastrowid, 0, 0, 0, "", creation.config))
 
     def _keep(self, name: str, state: _State) -> _State:
         self._states[name] = state
@@ -232,6 +304,24 @@ class Sequencer:
         )
 
 
+def _look_up_made(connection: sqlite3.Connection, name: str) -> tuple[int, str | None] | None:
+    """When a stream was made, and by which request."""
+    row: tuple[int, str | None] | None = connection.execute(
+        "SELECT created_at, request_token FROM streams WHERE name = ?", (name,)
+    ).fetchone()
+
+    return row
+
+
+def _delete_old(
+    connection: sqlite3.Connection, oldest: list[tuple[int, int, int]], before_ms: int
+) -> int:
+    old = [(batch_id, count) for batch_id, count, stored_at in oldest if stored_at < before_ms]
+    connection.executemany("DELETE FROM batches WHERE id = ?", [(row[0],) for row in old])
+
+    return sum(count for _, count in old)
+
+
 def _check_conditions(state: _State | None, batch: Batch) -> None:
     current = state.fencing_token if state else ""
     if batch.fencing_token is not None and batch.fencing_token != current:
@@ -241,10 +331,28 @@ def _check_conditions(state: _State | None, batch: Batch) -> None:
         raise SeqNumMismatchError(expected)
 
 
-def _stamp(records: list[StoredRecord], *, now: int, floor: int) -> int:
+def _check_timestamps(config: StreamConfig, records: list[StoredRecord]) -> None:
+    if config.mode == "client-require" and any(r.timestamp is None for r in records):
+        raise RecordsInvalidError("this stream requires a timestamp of every record")
+
+
+def _stamp(records: list[StoredRecord], *, now: int, floor: int, config: StreamConfig) -> int:
     """Give every record its timestamp: the client's, capped at arrival, never falling."""
+    if config is not DEFAULT:
+        return _stamp_as_configured(records, now=now, floor=floor, config=config)
     for record in records:
         timestamp = now if record.timestamp is None else min(record.timestamp, now)
         record.timestamp = floor = max(timestamp, floor)
+
+    return records[0].timestamp or 0
+
+
+def _stamp_as_configured(
+    records: list[StoredRecord], *, now: int, floor: int, config: StreamConfig
+) -> int:
+    latest = TIMESTAMP_MAX if config.is_uncapped else now
+    for record in records:
+        asked = None if config.mode == "arrival" else record.timestamp
+        record.timestamp = floor = max(now if asked is None else min(asked, latest), floor)
 
     return records[0].timestamp or 0

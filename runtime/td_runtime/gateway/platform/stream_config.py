@@ -136,3 +136,17 @@ class BasinConfig(msgspec.Struct, frozen=True, omit_defaults=True):
             "create_stream_on_read": bool(self.create_stream_on_read),
             "default_stream_config": (self.default_stream_config or StreamConfig()).complete(),
         }
+
+
+DEFAULT: Final = StreamConfig()
+_decode = msgspec.json.Decoder(StreamConfig).decode
+
+
+def parse_config(text: str) -> StreamConfig:
+    """A configuration as it is stored; ``DEFAULT`` itself if nothing is configured."""
+    return DEFAULT if text == "{}" else _decode(text)
+
+
+def encode_config(config: StreamConfig) -> str:
+    """A configuration as it is stored."""
+    return msgspec.json.encode(config).decode()

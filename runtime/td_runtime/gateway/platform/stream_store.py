@@ -9,14 +9,16 @@ from urllib.parse import unquote
 
 import msgspec
 
-from td_runtime.gateway.errors import GatewayError, HeaderInvalidError
+from td_runtime.gateway.errors import GatewayError
 from td_runtime.gateway.exchange import Exchange, Receive, Reply, Scope, Send, json_reply
 from td_runtime.gateway.platform.basins import Basins
 from td_runtime.gateway.platform.faults import Faults
 from td_runtime.gateway.platform.holder import Gate, Holder
+from td_runtime.gateway.platform.issued_tokens import IssuedTokens
 from td_runtime.gateway.platform.records_api import RecordsApi, Target
 from td_runtime.gateway.platform.refusals import reply_to
-from td_runtime.gateway.platform.streams import NAME_BYTES_MAX, Streams
+from td_runtime.gateway.platform.store_admin import StoreAdmin, check_name
+from td_runtime.gateway.platform.streams import Streams
 
 PREFIX: Final = "/v1/streams/"
 _RECORDS: Final = re.compile(r"(?P<name>.+)/records(?P<tail>/tail)?")
@@ -30,12 +32,13 @@ class StreamStore:
         *,
         gate: Gate,
         basins: Basins,
+        issued: IssuedTokens,
         streams: Streams,
         faults: Faults,
         stopping: asyncio.Event,
     ) -> None:
         self._gate = gate
-        self._basins = basins
+        self._admin = StoreAdmin(basins=basins, streams=streams, issued=issued)
         self._faults = faults
         self._records = RecordsApi(streams, stopping)
 
@@ -60,7 +63,7 @@ class StreamStore:
         path = exchange.raw_path
         route = _RECORDS.fullmatch(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else None
         if route is None:
-            return Reply(404)
+            return await self._admin.answer(exchange, holder)
         target = self._target(exchange, holder, unquote(route["name"]))
         if route["tail"] is not None:
             if exchange.method != "GET":
@@ -81,13 +84,7 @@ class StreamStore:
             HeaderInvalidError: The basin's header is missing, or the name is no stream's name.
             BasinNotFoundError: There is no such basin.
         """
-        if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or "\0" in name:
-            raise HeaderInvalidError(f"a stream's name has 1 to {NAME_BYTES_MAX} bytes, no NUL")
-        stream = holder.rights.resolve(name)
-        header = exchange.headers.get("s2-basin")
-        if header is None:
-            raise HeaderInvalidError("missing header `s2-basin`")
-        basin = self._basins.get(header)
-        holder.rights.require_basin(basin.name)
+        stream = holder.rights.resolve(check_name(name))
+        basin = self._admin.basin_of(exchange, holder)
 
         return Target(holder, basin, basin.store_name(stream))

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
+
+import msgspec
 
 from td_runtime.gateway.errors import SessionBrokenError, StreamNotFoundError
 from td_runtime.gateway.platform.reading import ReadLimit, ReadResult, find, look_up, read
 from td_runtime.gateway.platform.records import Batch, StreamPosition
 from td_runtime.gateway.platform.sequencer import PLAIN, AppendAck, Creation, Sequencer
 from td_runtime.gateway.platform.storage import Storage
+from td_runtime.gateway.platform.stream_config import parse_config
 
 __all__ = ["Creation", "Series", "Streams"]
 
 T = TypeVar("T")
 
 NAME_BYTES_MAX: Final = 512
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream without its records. ``created_at`` is in milliseconds, ``config`` JSON."""
+
+    name: str
+    created_at: int
+    config: str
 
 
 class Series:
@@ -125,7 +137,19 @@ class Streams:
         """Create a stream as part of somebody's write on the writer thread."""
         self._sequencer.ensure(connection, name)
 
-    async def create(self, name: str, creation: Creation) -> None:
+    async def create(self, name: str, creation: Creation) -> StreamInfo:
+        """Create a stream.
+
+        Raises:
+            NameTakenError: It is there, and another request made it.
+            StoreUnavailableError: Nothing was stored.
+        """
+        created_at = await self._storage.write(
+            lambda connection: self._sequencer.create(connection, name, creation)
+        )
+        return StreamInfo(name, created_at, creation.config)
+
+    async def ensure_created(self, name: str, creation: Creation) -> None:
         """Create a stream if it is not there.
 
         Raises:
@@ -134,6 +158,63 @@ class Streams:
         await self._storage.write(
             lambda connection: self._sequencer.ensure(connection, name, creation)
         )
+
+    async def configure(self, name: str, config: str) -> None:
+        """Give a stream another configuration.
+
+        Raises:
+            StreamNotFoundError: There is no such stream.
+        """
+        await self._storage.write(
+            lambda connection: self._sequencer.configure(connection, name, config)
+        )
+
+    async def delete(self, name: str) -> None:
+        """Delete a stream and all it holds; its readers are told.
+
+        Raises:
+            StreamNotFoundError: There is no such stream.
+        """
+        await self._storage.write(
+            lambda connection: self._sequencer.delete(connection, name),
+            after=lambda _none: self._wake(name),
+        )
+
+    async def look_up(self, name: str) -> StreamInfo:
+        """What is known of a stream besides its records.
+
+        Raises:
+            StreamNotFoundError: There is no such stream.
+        """
+        found = await self.list_page(name, after="", limit=1)
+        if not found or found[0].name != name:
+            raise StreamNotFoundError(name)
+
+        return found[0]
+
+    async def list_page(self, prefix: str, *, after: str, limit: int) -> list[StreamInfo]:
+        """Streams by name: those that begin with ``prefix`` and come after ``after``.
+
+        A basin's streams have its name and a NUL before their own; without one in the prefix, the
+        control plane's are meant.
+        """
+        first = max(after, prefix)
+        rows = await self._on_reader(
+            lambda: self._connection.execute(
+                "SELECT name, created_at, config FROM streams WHERE name >= :first"
+                " AND name < :end AND name <> :after"
+                " AND (:is_basin OR instr(CAST(name AS BLOB), x'00') = 0)"
+                " ORDER BY name LIMIT :limit",
+                {
+                    "first": first,
+                    "end": prefix + "\U0010ffff",
+                    "after": after,
+                    "is_basin": "\0" in prefix,
+                    "limit": limit,
+                },
+            ).fetchall()
+        )
+        return [StreamInfo(*row) for row in rows]
 
     async def tail(self, name: str) -> StreamPosition:
         """The next sequence number and the last timestamp.
@@ -178,7 +259,7 @@ class Streams:
                 "SELECT name, next_seq FROM streams ORDER BY id DESC LIMIT 10000"
             ).fetchall()
         )
-        return {name: count for name, count in rows if count}
+        return {name: count for name, count in rows if count and "\0" not in name}
 
     async def expire(self, *, before_ms: int) -> int:
         """Delete what was stored before a time, in small steps; returns how many records."""
@@ -187,10 +268,29 @@ class Streams:
             lambda connection: self._sequencer.expire(connection, before_ms=before_ms)
         ):
             total += step
+        total += await self._expire_configured()
         first_id: int | None = 0
         while first_id is not None:
             forget = partial(self._sequencer.forget_idle, before_ms=before_ms, first_id=first_id)
             first_id = await self._storage.write(forget)
+
+        return total
+
+    async def _expire_configured(self) -> int:
+        """Delete from the streams that keep their records for less long than the others."""
+        rows = await self._on_reader(
+            lambda: self._connection.execute(
+                "SELECT id, config FROM streams WHERE config LIKE '%retention_policy%'"
+            ).fetchall()
+        )
+        total = 0
+        for stream_id, config in rows:
+            before_ms = int((time.time() - parse_config(config).retention_s) * 1000)
+            expire = partial(
+                self._sequencer.expire_stream, stream_id=stream_id, before_ms=before_ms
+            )
+            while step := await self._storage.write(expire):
+                total += step
 
         return total
 
