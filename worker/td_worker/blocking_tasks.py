@@ -5,6 +5,7 @@ from typing import Any
 
 from td_worker import tasks
 from td_worker.context import refuse_on_event_loop
+from td_worker.hooks import Wait, waiting_blocked
 from td_worker.tasks import RunHandle, RunResult
 
 __all__ = [
@@ -34,12 +35,20 @@ def batch_trigger(task_id: str, payloads: Iterable[Any]) -> list[RunHandle]:
 
 def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
     """Trigger a child and wait for it; see :func:`td_worker.tasks.trigger_and_wait`."""
-    return batch_trigger_and_wait(task_id, [payload])[0]
+    refuse_on_event_loop("tasks.trigger_and_wait")
+
+    return _wait_for(task_id, [payload], Wait(type="task", ids=(task_id,)))[0]
 
 
 def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[RunResult]:
     """Trigger children and wait for all; see :func:`td_worker.tasks.batch_trigger_and_wait`."""
     refuse_on_event_loop("tasks.batch_trigger_and_wait")
-    future = tasks.start_trigger_and_wait(task_id, list(payloads))
 
-    return [tasks.result(outcome) for outcome in future.result()]
+    return _wait_for(task_id, list(payloads), Wait(type="batch", ids=(task_id,)))
+
+
+def _wait_for(task_id: str, payloads: list[Any], wait: Wait) -> list[RunResult]:
+    with waiting_blocked(wait):
+        outcomes = tasks.start_trigger_and_wait(task_id, payloads).result()
+
+    return [tasks.result(outcome) for outcome in outcomes]

@@ -201,7 +201,7 @@ class OutputTooLargeError(TdWorkerError):
 
 class TaskMiddlewareError(TdWorkerError):
     """
-    Middleware returned and had not called `next()`: the task was not executed.
+    Middleware returned and had not called `call_next()`: the task was not executed.
 
     Attributes:
         hook: Where the middleware is.
@@ -209,7 +209,7 @@ class TaskMiddlewareError(TdWorkerError):
 
     def __init__(self, hook: str) -> None:
         self.hook = hook
-        super().__init__(f"middleware {hook} returned without `await next()`")
+        super().__init__(f"middleware {hook} returned without `await call_next()`")
 
 
 class StreamLossError(TdWorkerError):

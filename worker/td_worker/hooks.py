@@ -56,7 +56,7 @@ __all__ = [
 
 ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "middleware": ("payload", "next"),
+        "middleware": ("payload", "call_next"),
         "init": ("payload",),
         "on_start": ("payload", "init"),
         "on_start_attempt": ("payload", "init"),
@@ -261,7 +261,9 @@ def _hook(name: str, function: Any, where: str) -> Hook:
     if not callable(function):
         raise HookError(f"{where} is {type(function).__name__}, no function")
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise HookError(f"{where} is a generator; middleware calls `next()` in place of `yield`")
+        raise HookError(
+            f"{where} is a generator; middleware calls `call_next()` in place of `yield`"
+        )
 
     return Hook(
         name=name,

@@ -227,9 +227,9 @@ class Lifecycle:
         hook, *inner = middleware
         following = _Following(self, tuple(inner))
         if hook.is_async:
-            await self._call_hook(hook, next=following.call)
+            await self._call_hook(hook, call_next=following.call)
         else:
-            await self._call_hook(hook, next=following.call_blocked)
+            await self._call_hook(hook, call_next=following.call_blocked)
         if not following.was_called:
             raise TaskMiddlewareError(hook.where)
 
@@ -503,7 +503,7 @@ class _Following:
 
     def _note_call(self) -> None:
         if self.was_called:
-            raise RuntimeError("next() was called twice")
+            raise RuntimeError("call_next() was called twice")
         self.was_called = True
 
 

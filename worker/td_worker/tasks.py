@@ -23,6 +23,7 @@ import msgspec
 from td_worker import context
 from td_worker.encoding import encode_json
 from td_worker.errors import SubtaskUnwrapError
+from td_worker.hooks import Wait, waiting
 from td_worker.messages import ChildOutcome, RunError, TriggerItem
 
 __all__ = [
@@ -105,7 +106,7 @@ async def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
     Raises:
         TriggerRefusedError: As :func:`trigger`.
     """
-    return (await batch_trigger_and_wait(task_id, [payload]))[0]
+    return (await _wait_for(task_id, [payload], Wait(type="task", ids=(task_id,))))[0]
 
 
 async def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[RunResult]:
@@ -114,9 +115,15 @@ async def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[
     Raises:
         TriggerRefusedError: As :func:`trigger`.
     """
-    future = start_trigger_and_wait(task_id, list(payloads))
+    return await _wait_for(task_id, list(payloads), Wait(type="batch", ids=(task_id,)))
 
-    return [result(outcome) for outcome in await asyncio.wrap_future(future)]
+
+async def _wait_for(task_id: str, payloads: list[Any], wait: Wait) -> list[RunResult]:
+    async with waiting(wait):
+        future = start_trigger_and_wait(task_id, payloads)
+        outcomes = await asyncio.wrap_future(future)
+
+    return [result(outcome) for outcome in outcomes]
 
 
 def start_trigger(
