@@ -7,10 +7,12 @@ import threading
 
 import pytest
 
+from td_sharedcache import Slot
 from td_worker import streams
 from td_worker.context import executing
 from td_worker.errors import StreamReadError, StreamWriteError
 from td_worker.streams import blocking
+from td_worker.streams.parts import Part
 from tests.integration.streams.conftest import RUN, read_all, read_all_async, start_worker
 
 PUTS = f"run/{RUN}/default"
@@ -114,6 +116,30 @@ def test_an_answer_lost_after_storing_is_read_once(gateway, worker):
 
     assert found == list(range(100))
     assert gateway.stats()["records"][f"{RUN}/default"] > 100
+
+
+def test_control_and_trim_records_share_the_slots_credential(gateway, worker):
+    """Through the gateway: chunks, a control record and a trim, in order, for one PUT."""
+    with worker.executing() as execution:
+        lane = execution.streams.open(Slot.run(RUN, "default"), execution.opened)
+        for chunk in ("a", "b"):
+            lane.offer(chunk)
+        control = lane.control([("trigger-control", "turn-complete")])
+        trim = lane.trim(1)
+        lane.offer("c")
+        assert (control.result(), trim.result()) == (2, 3)
+        feed = execution.streams.read(RUN, "default", last_event_id=None, timeout_s=60)
+        parts: list[Part] = []
+        while not parts or parts[-1].id != "4":
+            parts += feed.next().result() or []
+        feed.close()
+
+    assert [(part.id, part.control) for part in parts if part.id != "0"] == [
+        ("1", None),
+        ("2", "turn-complete"),
+        ("4", None),
+    ]
+    assert gateway.stats()["puts"] == {PUTS: 1}
 
 
 def test_a_busy_store_costs_time_only(gateway, worker):

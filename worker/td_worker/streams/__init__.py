@@ -7,9 +7,9 @@ from td_worker import streams
 async with streams.writer("progress") as w:
     await w.write({"done": 1})
 
-handle = streams.pipe("answer", model.stream(prompt))   # runs by itself
+handle = streams.pipe("answer", model.stream(prompt))  # runs by itself
 await streams.append("log", "one record, acked")
-async for chunk in streams.read(run_id, "progress"):
+async for chunk in streams.read(run_id, "progress", timeout=1):
     ...
 ```
 
@@ -59,7 +59,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class DefinedStream:
-    """The calls of this module bound to one stream key; made by `define`."""
+    """
+    The calls of this module bound to one stream key; made by `define`.
+
+    ```python
+    answers = streams.define("answers")
+    await answers.pipe(model.stream(prompt)).wait()
+    ```
+    """
 
     id: str
 
@@ -108,6 +115,11 @@ def define(id: str) -> DefinedStream:  # noqa: A002  the official SDK's word
     """
     Return the stream calls bound to the key `id`; may be called at import time.
 
+    ```python
+    progress = streams.define("progress")
+    await progress.append({"done": 1})
+    ```
+
     Raises:
         StreamKeyError: The id cannot name a stream.
     """
@@ -129,6 +141,11 @@ def pipe(
     Stream all that `source` yields, from now on and by itself.
 
     Needs no await; the end of the run waits for it.
+
+    ```python
+    handle = streams.pipe("answer", model.stream(prompt))
+    last_event_id = await handle.wait()
+    ```
 
     Args:
         first: The stream's key, `default` when left out.
@@ -153,6 +170,15 @@ def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
     """
     Return a writer for one stream; use it with `async with`.
 
+    ```python
+    async with streams.writer("progress") as w:
+        await w.write({"done": 1})
+    ```
+
+    Args:
+        key: Which stream.
+        target: Whose stream.
+
     Raises:
         NotInTaskError: No task is running.
         StreamKeyError: The key or the target cannot name a stream.
@@ -169,6 +195,10 @@ async def append(key: str, value: object, /, *, target: str | None = None) -> in
 async def append(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> int:
     """
     Write one record and wait until it is acked.
+
+    ```python
+    seq = await streams.append("log", {"text": "one record"})
+    ```
 
     Args:
         first: The stream's key, `default` when left out.
@@ -197,6 +227,11 @@ def read(
 
     Reconnects by itself. Control records and records that hold no envelope are left out. Wrap it
     into `contextlib.aclosing` to close its connection as soon as you stop early.
+
+    ```python
+    async for chunk in streams.read(run_id, "progress", timeout=1):
+        print(chunk)
+    ```
 
     Args:
         run_id: Whose stream; any run's.

@@ -7,12 +7,12 @@ The same names and meanings as `td_worker.streams`, whose docstrings say the res
 from td_worker.sync import streams
 
 with streams.writer("progress") as w:
-    w.merge(model.stream(prompt))   # runs in a thread of its own
+    w.merge(model.stream(prompt))  # runs in a thread of its own
     w.write({"done": 1})
 
-handle = streams.pipe("answer", model.stream(prompt))   # so does this
+handle = streams.pipe("answer", model.stream(prompt))  # so does this
 seq = streams.append("log", "one record, acked")
-for chunk in streams.read(run_id, "progress"):
+for chunk in streams.read(run_id, "progress", timeout=1):
     ...
 ```
 
