@@ -65,7 +65,7 @@ pins: $(VENV)/.made ## write constraints.txt anew from the newest releases
 	@mv $(VENV)/pins constraints.txt && rm -rf $(VENV)/newest
 
 clean: ## remove the environment and everything that was built
-	@rm -rf $(VENV) tests/interop/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) tests/interop/node_modules tests/interop/s2_node/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
@@ -98,6 +98,6 @@ $(VENV)/.s2: $(VENV)/.dev tests/interop/s2_python/requirements.txt
 	@$(BIN)/python -m tests.interop.s2_python.environment
 	@touch $@
 
-$(VENV)/.node: $(VENV)/.dev tests/interop/package-lock.json
+$(VENV)/.node: $(VENV)/.dev tests/interop/package-lock.json tests/interop/s2_node/package-lock.json
 	@$(BIN)/python -m tests.interop.node
 	@touch $@

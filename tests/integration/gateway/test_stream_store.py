@@ -366,12 +366,12 @@ def test_a_long_poll_returns_with_the_first_append(gateway: GatewayProcess) -> N
 
 
 def test_unknown_routes_and_methods(gateway: GatewayProcess) -> None:
-    """What is not part of the data plane is a bare 404 or 405."""
+    """What is not part of the API is a bare 404 or 405."""
     _, owner = writer_and_owner(gateway, "routes")
 
     answers = [
-        httpx.get(f"{gateway.url}/v1/basins", headers=owner.headers),
-        httpx.get(owner.url, headers=owner.headers),
+        httpx.get(f"{gateway.url}/v1/nothing", headers=owner.headers),
+        httpx.get(f"{owner.url}/nothing", headers=owner.headers),
         httpx.delete(f"{owner.url}/records", headers=owner.headers),
         httpx.post(f"{owner.url}/records/tail", headers=owner.headers),
     ]
