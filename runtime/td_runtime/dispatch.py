@@ -25,6 +25,7 @@ from td_worker import messages
 from td_worker.messages import (
     Assign,
     AssignedRun,
+    CancelRun,
     ChildOutcome,
     ChildrenDone,
     ChildrenPostponed,
@@ -279,6 +280,20 @@ class Dispatcher:
             self._outcomes.requeue(neighbour.run)
         worker.runs.clear()
         worker.kill()
+
+    def cancel(self, run_id: str) -> bool:
+        """Have the worker that has *run_id* cancel it; False when no worker has it.
+
+        Its outcome comes as any other: CANCELED, unless it had ended before. One that does not end
+        in its grace is killed with its worker.
+        """
+        for worker in self._pool.workers.values():
+            held = worker.runs.get(run_id)
+            if held is not None:
+                worker.channel.send(CancelRun(run_id=run_id, attempt=held.run.attempt))
+                return True
+
+        return False
 
     # ------------------------------------------------------------ a worker died
 

@@ -110,6 +110,7 @@ class Inbox(Protocol):
 class _Request:
     """A trigger call under way."""
 
+    run_id: str
     accepted: "Future[list[str]]"
     done: "Future[list[ChildOutcome]] | None"
     outcomes: list[ChildOutcome] = field(default_factory=list)
@@ -187,7 +188,7 @@ class RuntimeThread:
 
     def trigger(self, run_id: str, attempt: int, items: list[TriggerItem]) -> "Future[list[str]]":
         """Ask for runs; the future has their ids once they are durable."""
-        request = _Request(Future(), None)
+        request = _Request(run_id, Future(), None)
         self._ask(run_id, attempt, items, request)
 
         return request.accepted
@@ -197,7 +198,7 @@ class RuntimeThread:
     ) -> "Future[list[ChildOutcome]]":
         """Ask for runs; the future has their outcomes once all have one."""
         done: Future[list[ChildOutcome]] = Future()
-        self._ask(run_id, attempt, items, _Request(Future(), done))
+        self._ask(run_id, attempt, items, _Request(run_id, Future(), done))
 
         return done
 
@@ -306,6 +307,12 @@ class RuntimeThread:
         self.deadlines.set(message.run_id, message.attempt, grace, "CANCELED")
         self._require_inbox().cancel(message.run_id, message.attempt)
         self._watch()
+        # For a plain `def` task that waits for children in its thread, where nobody can cancel it.
+        for request in self._requests.values():
+            if request.run_id == message.run_id and request.done is not None:
+                given_up, request.done = request.done, Future()
+                if given_up.set_running_or_notify_cancel():
+                    given_up.set_exception(asyncio.CancelledError("the run is canceled"))
 
     def _watch(self) -> None:
         if self._heartbeat is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import structlog
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.dispatch import Dispatcher
 from td_runtime.store import open_store
-from td_worker.messages import Assign, Outcomes, RunOutcome, TriggerItem
+from td_worker.messages import Assign, CancelRun, Outcomes, Overdue, RunOutcome, TriggerItem
 
 
 class FakeWorker:
@@ -27,6 +28,9 @@ class FakeWorker:
         self.exit_status = -9
         self.assigned: asyncio.Queue[Any] = asyncio.Queue()
         self.channel = self
+        self.said: list[Any] = []
+        self.kills = 0
+        self.is_ready = True
 
     @property
     def load(self) -> int:
@@ -36,6 +40,11 @@ class FakeWorker:
         if isinstance(message, Assign):
             for run in message.runs:
                 self.assigned.put_nowait(run)
+        else:
+            self.said.append(message)
+
+    def kill(self) -> None:
+        self.kills += 1
 
 
 class FakePool:
@@ -43,7 +52,7 @@ class FakePool:
         self.workers = {worker.number: worker for worker in workers}
 
     def ready(self) -> list[FakeWorker]:
-        return list(self.workers.values())
+        return [worker for worker in self.workers.values() if worker.is_ready]
 
 
 class Runtime:
@@ -142,3 +151,73 @@ async def test_watchers_are_forgotten(runtime: Runtime) -> None:
 
     assert len(await waiting) == 2
     assert len(runtime.dispatcher._watchers) == 0
+
+
+async def test_a_cancel_reaches_the_worker_that_has_the_run(runtime: Runtime) -> None:
+    """It names the attempt; a run that no worker has is nobody's to cancel."""
+    run_id = await runtime.accept()
+    assigned = await runtime.one.assigned.get()
+
+    assert runtime.dispatcher.cancel(run_id)
+    assert not runtime.dispatcher.cancel("run_other")
+    assert runtime.one.said == [CancelRun(run_id=run_id, attempt=assigned.attempt)]
+
+    outcome = RunOutcome(run_id=run_id, attempt=1, status="CANCELED")
+    runtime.dispatcher.receive(runtime.one, Outcomes(outcomes=[outcome]))
+    (run,) = await runtime.dispatcher.finished([run_id])
+    assert run.status == "CANCELED"
+
+
+async def test_a_canceled_run_that_ignores_it_takes_only_its_worker_along(
+    runtime: Runtime,
+) -> None:
+    """It is CANCELED, its neighbours start again, and nobody is blamed."""
+    run_id = await runtime.accept()
+    await runtime.one.assigned.get()
+    neighbour = await runtime.accept()
+    await runtime.one.assigned.get()
+
+    overdue = Overdue(run_id=run_id, attempt=1, status="CANCELED")
+    runtime.dispatcher.receive(runtime.one, overdue)
+    (run,) = await runtime.dispatcher.finished([run_id])
+    again = await runtime.one.assigned.get()
+
+    assert runtime.one.kills == 1
+    assert (run.status, run.crashes) == ("CANCELED", 0)
+    assert (again.id, again.attempts_used) == (neighbour, 1)
+
+
+async def test_the_worker_says_when_a_failed_run_is_tried_again(runtime: Runtime) -> None:
+    """With a moment it is RETRYING until then; without one it is FAILED, whatever its policy."""
+    later, never = await runtime.accept(), await runtime.accept()
+    await runtime.one.assigned.get()
+    await runtime.one.assigned.get()
+    at = time.time() + 1000
+    outcomes = [
+        RunOutcome(run_id=later, attempt=1, status="FAILED", retry_at=at),
+        RunOutcome(run_id=never, attempt=1, status="FAILED"),
+    ]
+    runtime.dispatcher.receive(runtime.one, Outcomes(outcomes=outcomes))
+    (failed,) = await runtime.dispatcher.finished([never])
+    retrying = await runtime.store.get(later)
+
+    assert failed.status == "FAILED"
+    assert (retrying.status, retrying.run_at) == ("RETRYING", at)
+
+
+async def test_a_run_claimed_for_a_worker_that_is_replaced_goes_back(runtime: Runtime) -> None:
+    """It was told to leave while the claim was committed, and might not hear of the run."""
+    claim = runtime.store.claim
+
+    def claim_and_retire(*args: Any, **kwargs: Any) -> Any:
+        runtime.store.claim = claim
+        runtime.one.is_ready = False
+        runtime.pool.workers = {-1: runtime.one, 2: runtime.two}
+        return claim(*args, **kwargs)
+
+    runtime.store.claim = claim_and_retire
+    run_id = await runtime.accept()
+
+    again = await runtime.two.assigned.get()
+    assert (again.id, again.attempts_used) == (run_id, 1)
+    assert runtime.one.assigned.empty()
