@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import socket
 import sqlite3
@@ -40,7 +41,8 @@ class GatewayProcess:
         self, data_dir: Path, *, allow_faults: bool = True, port: int | None = None
     ) -> None:
         self.data_dir = data_dir
-        self.secret_key = "tr_dev_test_key"
+        # Of this process alone: a search for it must not find somebody else's command line.
+        self.secret_key = f"tr_dev_test_{secrets.token_hex(8)}"
         self.port = port or _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.headers = {"authorization": f"Bearer {self.secret_key}"}
