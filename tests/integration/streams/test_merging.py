@@ -127,6 +127,33 @@ async def test_a_merged_chunk_that_is_too_large_fails_the_writer(platform, execu
     assert not [line for line in logs if line["event"] == "stream.source_failed"]
 
 
+async def test_a_failed_writer_stops_sources_that_say_nothing(platform, execution):
+    """After an oversize write `wait` does not hang on a quiet source: it is closed."""
+    source = Open()
+    with executing(execution):
+        w = streams.writer()
+        w.merge(source())
+        await source.begun.wait()
+        with pytest.raises(ChatChunkTooLargeError):
+            await w.write(HUGE)
+        with pytest.raises(ChatChunkTooLargeError):
+            await w.wait()
+    assert source.closed.is_set()
+
+
+async def test_one_source_that_fails_the_writer_stops_the_others(platform, execution):
+    """A merged chunk that is too large ends the quiet source beside it, too."""
+    source = Open()
+    with executing(execution):
+        w = streams.writer()
+        w.merge(source())
+        await source.begun.wait()
+        w.merge([HUGE])
+        with pytest.raises(ChatChunkTooLargeError):
+            await w.wait()
+    assert source.closed.is_set()
+
+
 async def test_an_abort_stops_the_sources(platform, execution):
     """An aborted writer's source is closed and `wait` returns quietly."""
     source = Open()

@@ -75,6 +75,8 @@ class Merges:
         is_refusal = error is lane.error or (lane.closed and isinstance(error, StreamClosedError))
         if error is not None and not is_refusal:
             log.error("stream.source_failed", slot=lane.slot, exc_info=error)
+        elif lane.closed:
+            self.stop()  # the others would find out only by their next chunk, however late
         with self._lock:
             del self._stops[number]
             if self._stops:

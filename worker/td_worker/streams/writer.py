@@ -103,6 +103,8 @@ class Writer(WriterFace):
             StreamError: What this writer failed of.
         """
         if self._merges is not None:
+            if self._lane.closed:  # a write has failed, and theirs would, too
+                self._merges.stop()
             await wait_for(self._merges.ended())
         self._lane.close()
 
