@@ -90,8 +90,10 @@ class Attacks:
             *[self._delay_puts] * 3,
             *[self._fail_puts] * 2,
             self._fail_puts_for_long,
+            *[self._drop_puts] * 2,
             self._fail_appends,
             self._delay_appends,
+            *[self._drop_appends] * 2,
             self._delete_folder,
             self._corrupt_file,
         ]
@@ -228,6 +230,21 @@ class Attacks:
         self._fault(kind="delay", target="stream-store", seconds=self._scale.append_delay, count=2)
 
         return "delay appends"
+
+    def _drop_puts(self) -> str:
+        """Close connections: before anything happens, or in place of the answer to a PUT."""
+        kind, times = self._dice.choice(("drop", "drop-after")), self._dice.randint(1, 4)
+        self._fault(kind=kind, target="control-plane", count=times)
+        self._revoke(str(self._dice.choice(self._scale.slot_names)))
+
+        return f"close connections of PUTs ({kind})"
+
+    def _drop_appends(self) -> str:
+        """The same with appends, which are then stored, and sent again."""
+        kind, times = self._dice.choice(("drop", "drop-after")), self._dice.randint(1, 10)
+        self._fault(kind=kind, target="stream-store", count=times)
+
+        return f"close connections of appends ({kind})"
 
     def _revoke(self, slot: str) -> None:
         self._fault(kind="revoke-tokens", slot=slot)

@@ -123,7 +123,8 @@ class _Campaign:
     def _attack(self) -> None:
         start = self._arena.starts_at
         ends, bound = start + self._scale.spread, start + self._scale.bound
-        next_strike = start + self._scale.spread / 20
+        # Before the first refreshes: until then there is one reason for a PUT, a cold slot.
+        next_strike = start + min(self._scale.spread / 20, self._scale.max_age / 2)
         next_look = start
         while self._fleet.running and not self._report.faults:
             now = time.time()

@@ -44,7 +44,7 @@ class Mint:
     ended: float = inf
     is_good: bool = False
     is_alone: bool = False
-    """Whether its process did without the shared file when it began."""
+    """Whether its process did without the shared file, when it began or when it ended."""
     credential_id: str | None = None
     """Known once the cache has said what it made of the answer."""
     is_used: bool = False
@@ -164,6 +164,7 @@ class Evidence:
     def _minted(self, entry: Entry) -> None:
         mint = self._untold[entry["pid"], entry["slot"]].pop(0)
         mint.credential_id = entry["credential_id"]
+        mint.is_alone |= (mint.pid, mint.slot) in self._open_alone
         mint.is_used = entry["used"]
 
     def _eviction_begun(self, entry: Entry) -> None:

@@ -95,11 +95,8 @@ def _overlaps(evidence: Evidence, slot: str, flights: Sequence[_Flight]) -> Iter
 
 
 def _is_excused(evidence: Evidence, slot: str, first: _Flight, second: _Flight) -> bool:
-    """Tell whether two PUTs may be in flight: the slot is degraded, or the locks were deleted."""
+    """Tell whether two PUTs may be in flight: one is degraded, or the locks were deleted."""
     if first.put.is_alone or second.put.is_alone:
-        return True
-    both = second.since, min(first.until, second.until)
-    if any(_touch((begun - _TICK, end + _TICK), both) for begun, end in evidence.alone[slot]):
         return True
 
     # One took its lock before the files were deleted, the other a lock on a new file. A row is read
@@ -165,6 +162,10 @@ def reasons(evidence: Evidence, scale: Scale) -> tuple[Counter[str], list[str]]:
     for slot, mints in evidence.mints.items():
         before: Mint | None = None
         for mint in sorted(mints, key=lambda mint: mint.begun):
+            if mint.is_alone:
+                # For its process only: it neither needs a reason of the others, nor gives them one.
+                counts["degraded"] += 1
+                continue
             reason = _reason(evidence, scale, slot, before, mint)
             counts[reason or "none"] += 1
             if reason is None and before is not None:
@@ -224,8 +225,6 @@ def _reason(
 
 def _reason_of_the_folder(evidence: Evidence, slot: str, before: Mint, mint: Mint) -> str | None:
     between = before.begun - _TICK, mint.begun + _TICK
-    if any(_touch((since, until), between) for since, until in evidence.alone[slot]):
-        return "degraded or restored"
     if any(_touch(span, between) for span in (*evidence.replaced, *_damages(evidence))):
         return "the shared file was lost"
     if any(between[0] <= at <= between[1] for at in evidence.refused_rows[slot]):

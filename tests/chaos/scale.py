@@ -24,8 +24,8 @@ class Scale:
     """How long a writer that nothing holds up takes for its writes."""
     bound: float = 600.0
     """After this the campaign has failed: somebody is stuck."""
-    max_age: float = 60.0
-    """Short, so that credentials are refreshed and run out while the campaign lasts."""
+    max_age: float = 15.0
+    """Short, so that credentials are refreshed and run out between two attacks that revoke them."""
     calm: tuple[float, float] = (0.3, 1.4)
     """The least and the longest pause between two attacks."""
     stop: tuple[float, float] = (0.2, 3.0)

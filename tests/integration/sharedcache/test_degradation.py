@@ -4,6 +4,8 @@ import fcntl
 import os
 import resource
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -102,6 +104,41 @@ def test_c9_a_damaged_file_is_set_aside(tmp_path, caches, damage, is_open):
     assert found.id == cache.get_blocking(CHAT).id
     assert events.count("cache.degraded") == events.count("cache.restored") <= 1
     assert minter.count <= 2
+
+
+def test_c9_a_file_without_all_its_tables_is_completed(tmp_path, caches):
+    """C9: whoever opens a half-made file, or one with other settings, makes it whole, unheard."""
+    minter, clock = MarkingMinter(tmp_path), FrozenClock()
+    held = caches(open_cache(tmp_path, minter, clock=clock.clock)).get_blocking(CHAT)
+    with closing(sqlite3.connect(database(tmp_path))) as connection, connection:
+        connection.execute("DROP TRIGGER Settings_count_insert")
+        connection.execute("UPDATE Settings SET value = 'least-recently-used' WHERE key LIKE 'ev%'")
+
+    cache, events = watched(tmp_path, minter, clock=clock.clock)
+    assert caches(cache).get_blocking(CHAT).id == held.id
+
+    with closing(sqlite3.connect(database(tmp_path))) as connection:
+        found = connection.execute("SELECT value FROM Settings WHERE key LIKE 'ev%'").fetchall()
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    assert found == [("none",)]
+    assert "Settings_count_insert" in names
+    assert events == ["credential.shared"]
+
+
+def test_c9_opening_a_complete_file_writes_nothing(tmp_path, caches):
+    """C9: others open and read while one reads: no lock but the shared one, the file unchanged."""
+    minter = MarkingMinter(tmp_path)
+    held = caches(open_cache(tmp_path, minter)).get_blocking(CHAT)
+    path = database(tmp_path)
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    (locks,) = (tmp_path / "cache").glob("*/locks")
+
+    with open(locks / "store", "rb") as reading:
+        fcntl.flock(reading, fcntl.LOCK_SH)
+        cache = caches(open_cache(tmp_path, minter))
+        assert cache.get_blocking(CHAT).id == held.id
+
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
 
 
 def test_c9_a_full_disk_costs_sharing_only(tmp_path, caches):

@@ -1,7 +1,9 @@
 """One PUT a slot on a host, whatever the processes do and whoever dies."""
 
 import asyncio
+import os
 import select
+import shutil
 import threading
 
 import pytest
@@ -10,6 +12,7 @@ from td_sharedcache import CacheEvent, CredentialBackoffError, MintError, Slot
 from tests.integration.sharedcache.processes import (
     Child,
     MarkingMinter,
+    database,
     facts,
     open_cache,
     say_when_waiting,
@@ -139,14 +142,29 @@ def stripe_of(slot):
 
 def test_c2_a_warm_process_needs_no_folder(tmp_path, caches):
     """C2: hits go on while the whole folder is gone."""
-    import shutil
-
     cache = caches(open_cache(tmp_path, MarkingMinter(tmp_path)))
     held = cache.get_blocking(CHAT)
     shutil.rmtree(tmp_path / "cache")
 
     assert cache.peek(CHAT) is held
     assert cache.get_blocking(CHAT) is held
+
+
+def test_a_stamp_tells_that_nothing_was_written(tmp_path, caches):
+    """Whoever waits reads nothing again as long as the file is old and the same; else it does."""
+    cache = caches(open_cache(tmp_path, MarkingMinter(tmp_path)))
+    cache.get_blocking(CHAT)
+    store, path = cache._shared, database(tmp_path)
+
+    os.utime(path, (0, 0))
+    before = store.stamp()
+    assert store.stamp() == before
+    cache.get_blocking(Slot.run("run-1", "tools"))
+    assert store.stamp() != before
+    os.utime(path)
+    assert store.stamp() != store.stamp()
+    path.unlink()
+    assert store.stamp() != store.stamp()
 
 
 def test_c6_the_lock_of_a_killed_minter_is_free_at_once(tmp_path, pipe, caches):
