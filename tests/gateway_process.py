@@ -38,7 +38,12 @@ class GatewayProcess:
     """
 
     def __init__(
-        self, data_dir: Path, *, allow_faults: bool = True, port: int | None = None
+        self,
+        data_dir: Path,
+        *,
+        allow_faults: bool = True,
+        allow_origins: tuple[str, ...] = (),
+        port: int | None = None,
     ) -> None:
         self.data_dir = data_dir
         # Of this process alone: a search for it must not find somebody else's command line.
@@ -47,6 +52,7 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.headers = {"authorization": f"Bearer {self.secret_key}"}
         self._allow_faults = allow_faults
+        self._allow_origins = allow_origins
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._create_runs()
@@ -112,12 +118,13 @@ class GatewayProcess:
         *,
         parent_id: str | None = None,
         root_id: str | None = None,
+        task: str | None = None,
     ) -> None:
         """Put a run into ``runs.db``, or change it."""
         with contextlib.closing(self._open_runs()) as connection, connection:
             connection.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
-                (run_id, status, parent_id, root_id),
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
+                (run_id, status, parent_id, root_id, task),
             )
 
     def stats(self) -> dict[str, Any]:
@@ -151,6 +158,7 @@ class GatewayProcess:
             "port": self.port,
             "secret_key": self.secret_key,
             "allow_faults": self._allow_faults,
+            "allow_origins": self._allow_origins,
             "log": {"format": "json", "level": "debug", "fd": None},
             "control_fd": control_fd,
         }
@@ -178,7 +186,7 @@ class GatewayProcess:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS runs"
-                " (id TEXT PRIMARY KEY, status TEXT, parent_id TEXT, root_id TEXT)"
+                " (id TEXT PRIMARY KEY, status TEXT, parent_id TEXT, root_id TEXT, task TEXT)"
             )
 
     def _open_runs(self) -> sqlite3.Connection:
@@ -186,9 +194,11 @@ class GatewayProcess:
 
 
 @contextlib.contextmanager
-def start_gateway(data_dir: Path, *, allow_faults: bool = True) -> Iterator[GatewayProcess]:
+def start_gateway(
+    data_dir: Path, *, allow_faults: bool = True, allow_origins: tuple[str, ...] = ()
+) -> Iterator[GatewayProcess]:
     """A gateway that answers; it is gone when the block is left, however it is left."""
-    gateway = GatewayProcess(data_dir, allow_faults=allow_faults)
+    gateway = GatewayProcess(data_dir, allow_faults=allow_faults, allow_origins=allow_origins)
     os.chmod(data_dir, 0o700)
     gateway.start()
     try:

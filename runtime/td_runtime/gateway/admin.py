@@ -15,6 +15,7 @@ from td_runtime.gateway.exchange import BODY_BYTES_MAX, JSON_TYPE, Exchange
 from td_runtime.gateway.journal import Journal
 from td_runtime.gateway.platform import Platform
 from td_runtime.gateway.platform.faults import EndTokens, Fault
+from td_runtime.gateway.platform.names import from_header
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -54,7 +55,9 @@ class Admin:
                 "started_at": self._started_at,
                 "puts": self._platform.mints.counts,
                 "mints": self._platform.mints.mints,
-                "records": {name.removeprefix("runs/"): n for name, n in counts.items()},
+                "records": {
+                    from_header(name).removeprefix("runs/"): n for name, n in counts.items()
+                },
             },
         )
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from td_runtime.gateway.platform.answers import STREAM_NAME_TOO_LONG, RefusalError
+from td_runtime.gateway.platform.names import session_stream
 from td_runtime.gateway.platform.sessions import ID_PREFIX, Session, Sessions
 from td_runtime.gateway.platform.streams import NAME_BYTES_MAX
 
@@ -35,7 +36,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
             RefusalError: It would be longer than the stream store takes.
         """
         key = self.key if self.name == MAIN else f"{self.key}~{self.name}"
-        stream = f"sessions/{key}/{io}"
+        stream = session_stream(key, io)
         if len(stream.encode()) > NAME_BYTES_MAX:
             raise RefusalError(STREAM_NAME_TOO_LONG)
 

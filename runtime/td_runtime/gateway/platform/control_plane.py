@@ -28,6 +28,7 @@ from td_runtime.gateway.platform.faults import Faults
 from td_runtime.gateway.platform.input_routes import InputRoutes
 from td_runtime.gateway.platform.issuer import Issuer
 from td_runtime.gateway.platform.mints import MintLog
+from td_runtime.gateway.platform.names import run_stream
 from td_runtime.gateway.platform.parts import Parts, new_part_id
 from td_runtime.gateway.platform.runs import Run, Runs, require_readable
 from td_runtime.gateway.platform.streams import Streams
@@ -124,14 +125,14 @@ class ControlPlane:
         if run.is_finished:
             return answers.RUN_FINISHED_PUT
 
-        return await self._issuer.issue(slot=slot_of(run.id, key), stream=stream_of(run.id, key))
+        return await self._issuer.issue(slot=slot_of(run.id, key), stream=run_stream(run.id, key))
 
     async def _probe(self, run_id: str, target: str, key: str) -> Reply:
         run = self._find_target(run_id, target)
         if isinstance(run, Reply):
             return run
         try:
-            tail = await self._streams.tail(stream_of(run.id, key))
+            tail = await self._streams.tail(run_stream(run.id, key))
         except StreamNotFoundError:
             return Reply(200, headers=(("X-Last-Chunk-Index", "-1"),))
 
@@ -148,7 +149,7 @@ class ControlPlane:
             return answers.RUN_FINISHED_APPEND
         part_id = exchange.headers.get("x-part-id") or new_part_id()
         try:
-            await self._parts.append(stream_of(run.id, key), _text(body), part_id)
+            await self._parts.append(run_stream(run.id, key), _text(body), part_id)
         except RecordsInvalidError as error:
             return answers.not_appended(413, str(error))
         except StoreUnavailableError as error:
@@ -165,7 +166,7 @@ class ControlPlane:
         wait_s = parse_wait(exchange)
         if run is None:
             return answers.NOT_FOUND
-        await self._subscriptions.send(exchange, stream_of(run_id, key), wait_s)
+        await self._subscriptions.send(exchange, run_stream(run_id, key), wait_s)
 
         return None
 
@@ -188,11 +189,6 @@ class ControlPlane:
 def slot_of(run_id: str, key: str) -> str:
     """The canonical text of the slot of a run's stream."""
     return f"run/{quote(run_id, safe='')}/{quote(key, safe='')}"
-
-
-def stream_of(run_id: str, key: str) -> str:
-    """The stream store's name for a run's stream."""
-    return f"runs/{run_id}/{key}"
 
 
 def _text(body: bytes) -> str:

@@ -10,6 +10,7 @@ from td_runtime.gateway.exchange import Exchange, Reply, json_reply
 from td_runtime.gateway.platform import answers
 from td_runtime.gateway.platform.access import Access
 from td_runtime.gateway.platform.bodies import read_json
+from td_runtime.gateway.platform.names import input_stream
 from td_runtime.gateway.platform.parts import Parts
 from td_runtime.gateway.platform.runs import Runs, require_readable
 from td_runtime.gateway.platform.subscription import Subscriptions, parse_wait
@@ -66,7 +67,7 @@ class InputRoutes:
         if run.is_finished:
             return answers.not_appended(400, "Cannot send to input stream on a completed run")
         text = msgspec.json.encode(body.data).decode()
-        stream = input_stream_of(run_id, stream_id)
+        stream = input_stream(run_id, stream_id)
         try:
             await self._parts.append(stream, text, f"inp_{secrets.token_hex(ID_BYTES)}")
         except RecordsInvalidError as error:
@@ -83,11 +84,6 @@ class InputRoutes:
         wait_s = parse_wait(exchange)
         if run is None:
             return answers.NOT_FOUND
-        await self._subscriptions.send(exchange, input_stream_of(run_id, stream_id), wait_s)
+        await self._subscriptions.send(exchange, input_stream(run_id, stream_id), wait_s)
 
         return None
-
-
-def input_stream_of(run_id: str, stream_id: str) -> str:
-    """The stream store's name for an input stream of a run."""
-    return f"runs/{run_id}/$trigger.input:{stream_id}"

@@ -12,7 +12,7 @@ from td_runtime.gateway.platform.access import Access, Caller
 from td_runtime.gateway.platform.answers import RefusalError
 from td_runtime.gateway.platform.bodies import read_json
 from td_runtime.gateway.platform.channels import find_channel
-from td_runtime.gateway.platform.input_routes import input_stream_of
+from td_runtime.gateway.platform.names import input_stream
 from td_runtime.gateway.platform.parts import Parts
 from td_runtime.gateway.platform.runs import Runs
 from td_runtime.gateway.platform.session_bodies import parse_date, show_date
@@ -85,7 +85,7 @@ class WaitpointRoutes:
         self._admit_run(exchange, run_id)
         body = await read_json(exchange, InputWait, limit=WAIT_BYTES_MAX)
 
-        return await self._wait(run_id, input_stream_of(run_id, body.stream_id), body)
+        return await self._wait(run_id, input_stream(run_id, body.stream_id), body)
 
     async def wait_for_session(self, exchange: Exchange, run_id: str) -> Reply:
         """POST runs/<run>/session-streams/wait; raises RefusalError with another answer."""
