@@ -238,10 +238,11 @@ class Tail:
             if self._ignored_until is not None and record.timestamp <= self._ignored_until:
                 return
             self._failures = 0
-            was_taken = self._serve_waiter(record)
-            if await self._offer(record, list(self._handlers)):
-                was_taken = True
-            if was_taken:
+            waiter = self._next_waiter()
+            if waiter is not None:
+                self._serve(waiter, record)
+            was_seen = await self._offer(record, list(self._handlers))
+            if was_seen or waiter is not None:
                 self._note_taken(record)
                 return
             self._buffer.append(record)
@@ -249,21 +250,24 @@ class Tail:
 
     def _serve_waiters(self) -> None:
         """Give what is buffered to those who wait."""
-        while self._buffer and self._waiters:
-            if self._serve_waiter(self._buffer[0]):
-                self._note_taken(self._buffer.popleft())
+        while self._buffer and (waiter := self._next_waiter()) is not None:
+            self._serve(waiter, self._buffer.popleft())
         self._make_room()
 
-    def _serve_waiter(self, record: Record) -> bool:
-        """Give `record` to the first that still waits; say whether there was one."""
+    def _next_waiter(self) -> Waiter | None:
+        """Return the first that still waits, who is then bound to get a record."""
         while self._waiters:
             waiter = self._waiters.popleft()
-            waiter.cursor_before = self._taken
             if waiter.future.set_running_or_notify_cancel():
-                waiter.future.set_result(record)
-                return True
+                return waiter
 
-        return False
+        return None
+
+    def _serve(self, waiter: Waiter, record: Record) -> None:
+        waiter.cursor_before = self._taken
+        # Before the waiter hears of it: it may ask for the cursor at once.
+        self._note_taken(record)
+        waiter.future.set_result(record)
 
     async def _offer(self, record: Record, handlers: list[Handler]) -> bool:
         """Show `record` to every one of `handlers`; say whether one took it."""
