@@ -31,7 +31,7 @@ def parse(event: ServerSentEvent, seen: Seen | None = None) -> tuple[list[Part],
 def test_a_data_record_is_a_part_with_its_sequence_number():
     """SB1: one data record gives its seq as id, its chunk, its time and no headers."""
     assert parse(batch(data_record(5, {"a": 1}))) == (
-        [Part(id="5", chunk={"a": 1}, timestamp=1005, headers=())],
+        [Part(id="5", chunk={"a": 1}, timestamp=1005, headers=(), envelope_id="w-5")],
         "5",
     )
 
