@@ -28,7 +28,7 @@ from td_worker.errors import (
 # `from td_worker import streams` imports that module then, and not here: the command line needs
 # messages of this package, and none of its HTTP clients.
 if TYPE_CHECKING:
-    from td_worker import context, sessions, streams, tasks  # noqa: TC004  see above
+    from td_worker import chat, context, sessions, streams, tasks  # noqa: TC004  see above
 
 __all__ = [
     "AbortTaskRunError",
@@ -39,6 +39,7 @@ __all__ = [
     "SubtaskUnwrapError",
     "TdWorkerError",
     "TriggerRefusedError",
+    "chat",
     "context",
     "sessions",
     "streams",

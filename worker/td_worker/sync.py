@@ -14,6 +14,7 @@ Example::
 from td_worker import blocking_sessions as sessions
 from td_worker import blocking_tasks as tasks
 from td_worker import context
+from td_worker.chat import blocking as chat
 from td_worker.streams import blocking as streams
 
-__all__ = ["context", "sessions", "streams", "tasks"]
+__all__ = ["chat", "context", "sessions", "streams", "tasks"]

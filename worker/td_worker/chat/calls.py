@@ -273,6 +273,6 @@ def _tell(
     try:
         taken = handler(payload) is True
     except Exception:
-        log.exception("chat.hook_failed", hook="chat.messages.on")
+        log.exception("chat.hook_failed", chat_id=payload.chat_id, hook="chat.messages.on")
     finally:
         answer.set_result(taken)

@@ -6,8 +6,10 @@ import asyncio
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -295,7 +297,9 @@ class Conversation:
                 asyncio.wrap_future(response.control(_TURN_COMPLETE, headers))
             )
         if self._trim_to is not None:
-            response.trim(self._trim_to).add_done_callback(_log_failed_trim)
+            response.trim(self._trim_to).add_done_callback(
+                partial(_log_failed_trim, self._bound.chat_id)
+            )
         self._trim_to = seq
 
         return seq
@@ -367,6 +371,6 @@ async def _call(hook: Hook | None, turn: Turn) -> None:
         await result
 
 
-def _log_failed_trim(trimmed: Any) -> None:
+def _log_failed_trim(chat_id: str, trimmed: Future[int]) -> None:
     if not trimmed.cancelled() and (error := trimmed.exception()) is not None:
-        log.warning("chat.trim_failed", reason=str(error))
+        log.warning("chat.trim_failed", chat_id=chat_id, reason=str(error))
