@@ -1,12 +1,21 @@
 """Which requests for runs are accepted: rules over numbers and names, no I/O."""
 
 import difflib
+import math
 from collections.abc import Mapping
+from typing import Final
+
+import msgspec
 
 from td_runtime.config import LimitsConfig, TaskConfig
+from td_runtime.queues import queue_limits
 from td_worker.messages import TriggerItem
 
 __all__ = ["TriggerError", "check_items"]
+
+
+_LONGEST: Final = 10 * 365 * 86_400.0
+"""Seconds: what is longer is a mistake in the unit."""
 
 
 class TriggerError(Exception):
@@ -25,7 +34,8 @@ def check_items(
         backlog: How many runs wait to be handed out.
 
     Raises:
-        TriggerError: An unknown task, a payload or a batch too large, or no room in the queue.
+        TriggerError: An unknown task or queue, something too large or too long, a number that
+            makes no sense, or no room in the queue.
     """
     if len(items) > limits.batch:
         raise TriggerError(f"a batch of {len(items)} runs; limits.batch = {limits.batch}")
@@ -34,6 +44,12 @@ def check_items(
     for item in items:
         _check_task(item, tasks)
         _check_payload(item, limits)
+        if item.queue is not None:
+            _check_queue(item.queue, tasks)
+        _check_numbers(item)
+        _check_keys(item, limits)
+        _check_tags(item, limits)
+        _check_metadata(item, limits)
 
 
 def _check_task(item: TriggerItem, tasks: Mapping[str, TaskConfig]) -> None:
@@ -51,3 +67,67 @@ def _check_payload(item: TriggerItem, limits: LimitsConfig) -> None:
             f"the payload for task {item.task!r} is {len(item.payload)} bytes; "
             f"limits.payload = {limits.payload}"
         )
+
+
+def _check_queue(queue: str, tasks: Mapping[str, TaskConfig]) -> None:
+    queues = queue_limits(tasks.values())
+    if queue in queues:
+        return
+    close = difflib.get_close_matches(queue, queues, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise TriggerError(f"there is no queue {queue!r}{hint} (known: {', '.join(sorted(queues))})")
+
+
+def _check_numbers(item: TriggerItem) -> None:
+    """Refuse what no clock and no counter can mean, before it is stored."""
+    for name, value, low, high in (
+        ("run_at", item.run_at, 0.0, float(2**40)),
+        ("ttl", item.ttl, 0.0, _LONGEST),
+        ("idempotency_ttl", item.idempotency_ttl, 0.0, _LONGEST),
+        ("priority", item.priority, -_LONGEST, _LONGEST),
+        ("max_duration", item.max_duration, 0.0, _LONGEST),
+        ("max_attempts", item.max_attempts, 1, 1000),
+    ):
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            raise TriggerError(
+                f"{name} = {value:g} for task {item.task!r}; it must be from {low:g} to {high:g}"
+            )
+
+
+def _check_keys(item: TriggerItem, limits: LimitsConfig) -> None:
+    for name, key in (
+        ("idempotency_key", item.idempotency_key),
+        ("concurrency_key", item.concurrency_key),
+    ):
+        if key is not None and not 0 < len(key) <= limits.key_length:
+            raise TriggerError(
+                f"the {name} for task {item.task!r} has {len(key)} characters; it needs at least "
+                f"one, limits.key_length = {limits.key_length}"
+            )
+
+
+def _check_tags(item: TriggerItem, limits: LimitsConfig) -> None:
+    if len(item.tags) > limits.tags:
+        raise TriggerError(
+            f"{len(item.tags)} tags for task {item.task!r}; limits.tags = {limits.tags}"
+        )
+    for tag in item.tags:
+        if not 0 < len(tag) <= limits.tag_length:
+            raise TriggerError(
+                f"a tag for task {item.task!r} has {len(tag)} characters; it needs at least one, "
+                f"limits.tag_length = {limits.tag_length}"
+            )
+
+
+def _check_metadata(item: TriggerItem, limits: LimitsConfig) -> None:
+    if item.metadata is None:
+        return
+    if len(item.metadata) > limits.metadata:
+        raise TriggerError(
+            f"the metadata for task {item.task!r} is {len(item.metadata)} bytes; "
+            f"limits.metadata = {limits.metadata}"
+        )
+    try:
+        msgspec.json.decode(item.metadata)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TriggerError(f"the metadata for task {item.task!r} is not JSON: {error}") from error

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
@@ -11,12 +10,19 @@ import structlog
 from td_runtime.admission import TriggerError, check_items
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.outcomes import Outcomes, log_late
+from td_runtime.queues import queue_limits
 from td_runtime.store import (
     READY,
+    Cancellation,
+    Due,
     NewRun,
+    ParentCanceledError,
     Place,
     Run,
     RunStore,
+    RunSummary,
+    Status,
+    StoreFullError,
 )
 from td_runtime.suspects import Suspects
 from td_runtime.watchers import RunPostponedError, Watchers
@@ -47,6 +53,12 @@ log = structlog.get_logger()
 _LAST_WORDS: Final = 1.0
 """Seconds that what still waits for a commit gets at the end."""
 
+_FULL_PAUSE: Final = 1.0
+"""Seconds after which a hand-out is tried again that found the disk full."""
+
+_ALARM: Final = 3600.0
+"""Seconds after which the next due time is looked up again: the wall clock may be set."""
+
 
 class Dispatcher:
     """Who runs what. All methods belong to the supervisor's loop.
@@ -71,6 +83,7 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._tasks = tasks
+        self._queues = queue_limits(tasks.values())
         self._limits = limits
         self._concurrency = concurrency
         self._on_fatal = on_fatal
@@ -102,13 +115,17 @@ class Dispatcher:
         self._pool = pool
         # Not the counts by status: they read one index entry for every run there ever was.
         self._backlog = await self._store.unfinished()
+        await self._store.reconsider(self._queues)
         self.wake()
         while True:
             await self._wake.wait()
             self._wake.clear()
             if self._stopping:
                 return
-            await self._hand_out()
+            try:
+                await self._hand_out()
+            except StoreFullError:
+                self._set_alarm(_FULL_PAUSE)
 
     def stop(self) -> None:
         """Hand out nothing more, and tell those who wait for a run that nobody has."""
@@ -133,12 +150,23 @@ class Dispatcher:
 
     async def _hand_out(self) -> None:
         now = time.time()
+        await self._pass_time(now)
         places = self._free_places(await self._open_workers(now))
-        if not places:
-            return
-        runs = await self._claim(places, now, hold=self._suspects)
-        if len(runs) < len(places):
-            await self._wake_when_due(now)
+        if places:
+            await self._claim(places, now, hold=self._suspects)
+        await self._wake_when_due()
+
+    async def _pass_time(self, now: float) -> None:
+        """Let the time of runs come: they are queued, or it is too late for them."""
+        while (due := await self._store.next_due_at()) is not None and due <= now:
+            self._passed(await self._store.pass_time(now))
+
+    def _passed(self, due: Due) -> None:
+        for run in due.queued:
+            log.info("run.queued", **run.log_context())
+        for run in due.expired:
+            log.warning("run.expired", **run.log_context())
+            self._gone(run)
 
     async def _claim(
         self,
@@ -149,10 +177,17 @@ class Dispatcher:
         hold: Collection[str] = (),
     ) -> list[Run]:
         runs = await self._store.claim(
-            places, limits=self._room(), now=now, only=only, hold=tuple(hold)
+            places,
+            queues=self._queues,
+            tasks=self._tasks.keys(),
+            now=now,
+            only=only,
+            hold=tuple(hold),
         )
         self._backlog -= len(runs)
         self._assign(runs)
+        if self._store.is_behind:
+            self.wake()
 
         return runs
 
@@ -173,7 +208,7 @@ class Dispatcher:
         workers = sorted(self._pool.ready(), key=lambda worker: (worker.load, len(worker.runs)))
         if not waiting or not workers:
             return None
-        idle = [Place(worker.owner, worker.pid) for worker in workers if not worker.load]
+        idle = [_place(worker) for worker in workers if not worker.load]
         if idle:
             await self._claim(idle, now, only=waiting)
             return None
@@ -189,27 +224,12 @@ class Dispatcher:
     def _free_places(self, workers: Iterable[Worker]) -> list[Place]:
         """One entry a free place; the least loaded worker's first, so that work spreads."""
         entries = [
-            (place, worker.number, Place(worker.owner, worker.pid))
+            (place, worker.number, _place(worker))
             for worker in workers
             for place in range(worker.load, self._concurrency)
         ]
 
         return [entry[2] for entry in sorted(entries, key=lambda entry: entry[:2])]
-
-    def _room(self) -> dict[str, int]:
-        """How many more runs of each task may start."""
-        under_way = Counter(
-            held.run.task
-            for worker in self._pool.workers.values()
-            for held in worker.runs.values()
-            if not held.waiting
-        )
-        most = len(self._pool.workers) * self._concurrency
-
-        return {
-            task.id: max(0, (task.concurrency or most) - under_way[task.id])
-            for task in self._tasks.values()
-        }
 
     def _assign(self, runs: Iterable[Run]) -> None:
         """Send claimed runs to their workers.
@@ -230,13 +250,17 @@ class Dispatcher:
                 # It was told to leave meanwhile, and might not hear of a run any more.
                 self._outcomes.requeue(run)
 
-    async def _wake_when_due(self, now: float) -> None:
-        due = await self._store.next_ready_at(now)
+    async def _wake_when_due(self) -> None:
+        due = await self._store.next_due_at()
+        self._set_alarm(None if due is None else due - time.time())
+
+    def _set_alarm(self, delay: float | None) -> None:
+        """Hand out again after so many seconds; None: not before something happens."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if due is not None:
-            delay = max(0.0, due - time.time())
+        if delay is not None:
+            delay = min(max(0.0, delay), _ALARM)
             self._timer = asyncio.get_running_loop().call_later(delay, self.wake)
 
     # ------------------------------------------------------------ messages of workers
@@ -281,20 +305,6 @@ class Dispatcher:
         worker.runs.clear()
         worker.kill()
 
-    def cancel(self, run_id: str) -> bool:
-        """Have the worker that has *run_id* cancel it; False when no worker has it.
-
-        Its outcome comes as any other: CANCELED, unless it had ended before. One that does not end
-        in its grace is killed with its worker.
-        """
-        for worker in self._pool.workers.values():
-            held = worker.runs.get(run_id)
-            if held is not None:
-                worker.channel.send(CancelRun(run_id=run_id, attempt=held.run.attempt))
-                return True
-
-        return False
-
     # ------------------------------------------------------------ a worker died
 
     def release(self, worker: Worker, *, blame: bool) -> None:
@@ -324,32 +334,84 @@ class Dispatcher:
     def _released(self, future: "asyncio.Future[list[Run]]") -> None:
         if self._failed(future):
             return
-        self._backlog += len(future.result())
         for run in future.result():
+            if run.status is Status.CANCELED:
+                log.warning("run.canceled", **run.log_context())
+                self._suspects.cleared(run.id)
+                self._watchers.ended(run.id)
+                continue
+            self._backlog += 1
             log.info("run.requeued", **run.log_context())
             if self._stopping:
                 self._watchers.postponed(run.id)
         self.wake()
 
+    # ------------------------------------------------------------ canceling
+
+    async def cancel(
+        self, run_ids: list[str], *, by: str | None = None, descendants: bool = False
+    ) -> Cancellation:
+        """Cancel runs; those that execute are told to stop, and end when they have.
+
+        Args:
+            run_ids: The runs.
+            by: Who asks, in words.
+            descendants: Whether all runs below them are canceled, too.
+
+        Raises:
+            StoreError: The store cannot do it.
+        """
+        done = await self._store.cancel(run_ids, by=by, descendants=descendants)
+        for run in done.canceled:
+            log.warning("run.canceled", canceled_by=run.canceled_by, **run.log_context())
+            self._suspects.cleared(run.id)
+            if run.owner is None:
+                self._gone(run)
+            else:
+                self._watchers.ended(run.id)
+        for run in done.requested:
+            log.info("run.cancel_requested", canceled_by=run.canceled_by, **run.log_context())
+        for run in (*done.canceled, *done.requested):
+            self._tell_to_stop(run)
+        self.wake()
+
+        return done
+
+    def _tell_to_stop(self, run: RunSummary) -> None:
+        for worker in self._pool.workers.values():
+            if worker.owner == run.owner:
+                worker.channel.send(CancelRun(run_id=run.id, attempt=run.attempt))
+
+    def _gone(self, run: RunSummary) -> None:
+        """A run that nobody had has its end."""
+        self._backlog -= 1
+        self._watchers.ended(run.id)
+
     # ------------------------------------------------------------ accepting
 
-    async def accept(self, items: list[TriggerItem], *, parent_id: str | None = None) -> list[str]:
+    async def accept(
+        self,
+        items: list[TriggerItem],
+        *,
+        parent_id: str | None = None,
+        triggered_by: str | None = None,
+    ) -> list[str]:
         """Accept runs; their ids are returned once they are durable (R1).
+
+        Args:
+            items: What is asked for.
+            parent_id: The run that asks.
+            triggered_by: Who asks, in words, if no run does.
 
         Raises:
             TriggerError: Nothing was accepted: an unknown task, a payload or a batch too large, or
                 no room in the queue.
+            ParentCanceledError: The run that asks was canceled with its children.
             StoreError: The store cannot take them.
         """
         check_items(items, tasks=self._tasks, limits=self._limits, backlog=self._backlog)
         accepted = await self._store.accept(
-            NewRun(
-                task=item.task,
-                payload=item.payload,
-                parent_id=parent_id,
-                idempotency_key=item.idempotency_key,
-            )
-            for item in items
+            _new_run(item, self._tasks[item.task], parent_id, triggered_by) for item in items
         )
         for item, answer in zip(items, accepted, strict=True):
             if answer.created:
@@ -365,6 +427,9 @@ class Dispatcher:
             run_ids = await self.accept(message.items, parent_id=message.run_id)
         except TriggerError as error:
             worker.channel.send(TriggerRefused(request=message.request, message=str(error)))
+            return
+        except (ParentCanceledError, StoreFullError) as error:
+            worker.channel.send(TriggerRefused(request=message.request, message=error.what))
             return
         worker.channel.send(Triggered(request=message.request, run_ids=run_ids))
         if message.wait:
@@ -486,6 +551,34 @@ def child_outcome(run: Run) -> ChildOutcome:
     )
 
 
+def _place(worker: Worker) -> Place:
+    return Place(worker.owner, worker.pid, worker.number)
+
+
+def _new_run(
+    item: TriggerItem, task: TaskConfig, parent_id: str | None, triggered_by: str | None
+) -> NewRun:
+    return NewRun(
+        task=item.task,
+        payload=item.payload,
+        parent_id=parent_id,
+        idempotency_key=item.idempotency_key,
+        idempotency_ttl=item.idempotency_ttl,
+        run_at=item.run_at,
+        ttl=task.ttl if item.ttl is None else item.ttl,
+        priority=item.priority,
+        queue=task.queue if item.queue is None else item.queue,
+        concurrency_key=item.concurrency_key,
+        tags=item.tags,
+        max_attempts=item.max_attempts,
+        max_duration=item.max_duration,
+        metadata=item.metadata,
+        replay_of=item.replay_of,
+        stream_run_id=item.stream_run_id,
+        triggered_by=triggered_by,
+    )
+
+
 def _assigned(run: Run) -> AssignedRun:
     return AssignedRun(
         id=run.id,
@@ -494,5 +587,7 @@ def _assigned(run: Run) -> AssignedRun:
         attempt=run.attempt,
         parent_id=run.parent_id,
         root_id=run.root_id,
+        max_attempts=run.max_attempts,
+        max_duration=run.max_duration,
         attempts_used=run.attempts_used,
     )

@@ -18,6 +18,7 @@ from td_runtime.store import (
     Failed,
     Run,
     RunStore,
+    Status,
     TimedOut,
 )
 from td_runtime.suspects import Suspects
@@ -110,6 +111,7 @@ class Outcomes:
             exit_status: How the worker ended; negative for a signal.
         """
         how = f"signal {-exit_status}" if exit_status < 0 else f"status {exit_status}"
+        changed: asyncio.Future[Any]
         error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
         delay = self._delay(run)
         if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
@@ -130,6 +132,7 @@ class Outcomes:
 
     def _fail(self, run: Run, error: RunError, lost: int, retry_at: float | None) -> None:
         """Record a failure; whether another attempt follows was decided where it failed."""
+        changed: asyncio.Future[Any]
         facts = {"error_type": error.type, "error_message": error.message}
         if retry_at is not None:
             delay = max(0.0, retry_at - time.time())
@@ -146,12 +149,12 @@ class Outcomes:
     def _delay(self, run: Run) -> float | None:
         return self._retries[run.task].delay(run.attempts_used, random.random)
 
-    def _then(self, changed: "asyncio.Future[bool]", run: Run, event: str, **facts: Any) -> None:
+    def _then(self, changed: "asyncio.Future[Any]", run: Run, event: str, **facts: Any) -> None:
         """Tell *event* once the change is committed."""
         changed.add_done_callback(partial(self._committed, run=run, event=event, facts=facts))
 
     def _committed(
-        self, changed: "asyncio.Future[bool]", *, run: Run, event: str, facts: dict[str, Any]
+        self, changed: "asyncio.Future[Any]", *, run: Run, event: str, facts: dict[str, Any]
     ) -> None:
         if changed.cancelled():
             return
@@ -162,6 +165,10 @@ class Outcomes:
         if not changed.result():
             log_late(run.id, run.attempt)
             return
+        if changed.result() is Status.CANCELED:
+            # It was to be canceled when it failed or lost its worker: there is no next attempt.
+            self._suspects.cleared(run.id)
+            event, facts = "run.canceled", {}
         level = log.info if event in {"run.completed", "run.requeued"} else log.warning
         level(event, **run.log_context(), **facts)
         self._on_recorded(run, event in _ENDS)

@@ -35,6 +35,7 @@ from td_runtime.inspector import inspect_tasks, task_specs
 from td_runtime.log_sink import LogSink
 from td_runtime.relay import NoticeRelay
 from td_runtime.requests import Requests
+from td_runtime.retention import Retention
 from td_runtime.secret import Secret
 from td_runtime.store import RunStore, Status, open_store
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
@@ -183,6 +184,8 @@ class Supervisor:
             concurrency=self._config.runtime.concurrency,
             on_fatal=self._fail,
         )
+        retention = self._loop.create_task(Retention(self._store, self._config.store).run())
+        retention.add_done_callback(self._hand_out_ended)
         self._pool = self._make_pool(url)
         self._pool.start()
         self._requests = Requests(
@@ -192,6 +195,7 @@ class Supervisor:
         try:
             await self._until_stopped()
         finally:
+            retention.cancel()
             await self._shut_down(control)
 
     async def _until_stopped(self) -> None:

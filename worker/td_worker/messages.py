@@ -96,6 +96,25 @@ class TriggerItem(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     payload: bytes = b"null"
     idempotency_key: str | None = None
+    idempotency_ttl: float | None = None
+    """Seconds for which the key holds; None: 30 days."""
+    run_at: float | None = None
+    """Not to start before this time, seconds since the epoch; None: at once."""
+    ttl: float | None = None
+    """Seconds within which it must start, or it expires; None: what the task's config says."""
+    priority: float = 0.0
+    """Seconds of head start over runs that are ready since the same moment."""
+    queue: str | None = None
+    concurrency_key: str | None = None
+    tags: tuple[str, ...] = ()
+    max_attempts: int | None = None
+    max_duration: float | None = None
+    """Seconds an attempt may take, in place of the task's."""
+    metadata: bytes | None = None
+    """JSON text."""
+    replay_of: str | None = None
+    stream_run_id: str | None = None
+    """The id that the run's streams are written under, if not its own."""
 
 
 class ChildOutcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from td_runtime.config.model import (
     LogConfig,
     RetryConfig,
     RuntimeConfig,
+    StoreConfig,
     TaskConfig,
 )
 from td_runtime.config.places import ListenAddress
@@ -30,6 +31,7 @@ __all__ = [
     "RetryConfig",
     "RuntimeConfig",
     "Secret",
+    "StoreConfig",
     "TaskConfig",
     "find_config",
     "load_config",

@@ -24,6 +24,7 @@ from td_runtime.config.model import (
     LogConfig,
     RetryConfig,
     RuntimeConfig,
+    StoreConfig,
     TaskConfig,
 )
 from td_runtime.config.rules import RefusedError, Rule, Site
@@ -40,6 +41,7 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "gateway": GatewayConfig,
     "log": LogConfig,
     "limits": LimitsConfig,
+    "store": StoreConfig,
 }
 _VARIABLE: Final = "TD_RUNTIME_"
 _SECRET_NAME: Final = re.compile(r"secret|token|password|key|^control_plane$", re.IGNORECASE)

@@ -42,6 +42,7 @@ __all__ = [
     "LogConfig",
     "RetryConfig",
     "RuntimeConfig",
+    "StoreConfig",
     "TaskConfig",
 ]
 
@@ -150,6 +151,24 @@ class LimitsConfig:
     """Runs waiting in the queue at which further ones are refused."""
     log_line: Annotated[Bytes, Size(_KIB, 128 * _KIB)] = 64 * _KIB
     """A longer log line is cut and marked."""
+    metadata: Annotated[Bytes, Size(_KIB, 15 * _MIB)] = 256 * _KIB
+    """Largest metadata of a run, as JSON."""
+    tags: Annotated[int, WholeNumber(0, 1000)] = 10
+    """Most tags of a run."""
+    tag_length: Annotated[int, WholeNumber(1, 10_000)] = 128
+    """Most characters of a tag."""
+    key_length: Annotated[int, WholeNumber(1, 10_000)] = 2048
+    """Most characters of an idempotency key or a concurrency key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """`[store]`: how long finished runs are kept."""
+
+    retention_age: Annotated[Seconds, Duration(1, 3650 * _DAY)] = 30 * _DAY
+    """Seconds after its end that a run is deleted."""
+    retention_count: Annotated[int, WholeNumber(0, 1_000_000_000)] = 1_000_000
+    """Finished runs above which the oldest are deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +198,13 @@ class TaskConfig:
     hooks: Annotated[tuple[str, ...], HookPlaces()] = ()
     """Where this task's own hooks are."""
     concurrency: Annotated[int | None, WholeNumber(1, 1_000_000)] = None
-    """Runs of this task at once on the host; None: as many as fit."""
+    """Runs of this task's queue at once on the host; None: as many as fit."""
+    concurrency_per_key: Annotated[int | None, WholeNumber(1, 1_000_000)] = None
+    """Of them, runs with the same concurrency key at once; None: no limit of their own."""
+    queue: Annotated[str | None, TaskId()] = None
+    """The queue its runs wait in, which tasks may share; None: one of its own, `task/<id>`."""
+    ttl: Annotated[Seconds | None, Duration(0.01, 365 * _DAY)] = None
+    """Seconds after which a run that has not started expires; None: never."""
     retry: RetryConfig = RetryConfig()
     """When a failed run is tried again."""
     max_duration: Annotated[Seconds | None, Duration(0.01, 365 * _DAY)] = None
@@ -202,6 +227,7 @@ class Config:
     gateway: GatewayConfig = GatewayConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
+    store: StoreConfig = StoreConfig()
     tasks: tuple[TaskConfig, ...] = ()
     secret_variables: frozenset[str] = frozenset()
     """Environment variables that hold the secret key: to be removed before task code runs."""

@@ -6,42 +6,60 @@ process, the supervisor, opens it to write; everybody else reads.
 
 from pathlib import Path
 
-from td_runtime.store.errors import RunNotFoundError
+from td_runtime.store.errors import ParentCanceledError, RunNotFoundError, StoreFullError
 from td_runtime.store.interface import RunReader, RunStore
 from td_runtime.store.records import (
+    IDEMPOTENCY_TTL,
     READY,
     Accepted,
     Canceled,
+    Cancellation,
     Completed,
     Crashed,
+    Due,
     Failed,
     NewRun,
     Outcome,
     Place,
+    Pruned,
+    QueueLimits,
     Run,
     RunError,
+    RunQuery,
+    RunSummary,
     Status,
     TimedOut,
+    default_queue,
 )
 from td_runtime.store.sqlite import SqliteRunReader, SqliteRunStore
 
 __all__ = [
+    "IDEMPOTENCY_TTL",
     "READY",
     "Accepted",
     "Canceled",
+    "Cancellation",
     "Completed",
     "Crashed",
+    "Due",
     "Failed",
     "NewRun",
     "Outcome",
+    "ParentCanceledError",
     "Place",
+    "Pruned",
+    "QueueLimits",
     "Run",
     "RunError",
     "RunNotFoundError",
+    "RunQuery",
     "RunReader",
     "RunStore",
+    "RunSummary",
     "Status",
+    "StoreFullError",
     "TimedOut",
+    "default_queue",
     "open_readonly",
     "open_store",
 ]

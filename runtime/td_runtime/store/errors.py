@@ -3,14 +3,17 @@
 ::
 
     td_runtime.errors.TdRuntimeError
-    └── RunNotFoundError
+    ├── RunNotFoundError
+    ├── ParentCanceledError
+    └── StoreError
+        └── StoreFullError
 """
 
 from __future__ import annotations
 
-from td_runtime.errors import TdRuntimeError
+from td_runtime.errors import StoreError, TdRuntimeError
 
-__all__ = ["RunNotFoundError"]
+__all__ = ["ParentCanceledError", "RunNotFoundError", "StoreFullError"]
 
 
 class RunNotFoundError(TdRuntimeError):
@@ -28,3 +31,22 @@ class RunNotFoundError(TdRuntimeError):
             advice="check the id and the data folder",
         )
         self.run_id = run_id
+
+
+class ParentCanceledError(TdRuntimeError):
+    """The run that asks for another one is being canceled together with its children.
+
+    Args:
+        run_id: The parent.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"run {run_id!r} is canceled with its children, and triggers no more of them",
+            advice="trigger the run from somewhere else",
+        )
+        self.run_id = run_id
+
+
+class StoreFullError(StoreError):
+    """The disk under the run store is full: nothing new is taken until there is room."""

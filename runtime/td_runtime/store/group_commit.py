@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import structlog
 
 from td_runtime.errors import StoreError
-from td_runtime.store.sqlite_file import is_busy, translate
+from td_runtime.store.errors import StoreFullError
+from td_runtime.store.sqlite_file import is_busy, is_full, translate
 
 __all__ = ["GroupCommit", "Pace"]
 
@@ -28,6 +29,7 @@ _BUDGET_S = 0.02
 _SLOW_S = 0.1
 _BUSY_PAUSE_S = 0.01
 _BUSY_TIMEOUT_S = 5.0
+_FULL_PAUSE_S = 0.5
 
 _log = structlog.get_logger()
 
@@ -64,6 +66,8 @@ class _Pending:
 
     change: Change[Any]
     future: Future[Any]
+    keep: bool
+    is_statement: bool
     result: Any = None
     error: Exception | None = None
 
@@ -84,6 +88,9 @@ class GroupCommit:
     commit itself fails, all its changes have failed. The connection belongs to the caller, who
     closes it after `drain`.
 
+    While the disk is full, changes that are to be kept wait here, in their order, and are tried
+    again; all others are refused at once, so that nobody who could be told waits.
+
     Args:
         connection: In autocommit mode, with a busy time-out of zero.
         path: The file, for error messages.
@@ -92,6 +99,7 @@ class GroupCommit:
             before the next commit.
         slow: A commit that takes more seconds than this is logged.
         busy_timeout: For how many seconds a file that somebody else locked is tried again.
+        full_pause: After how many seconds a full disk is tried again.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class GroupCommit:
         budget: float = _BUDGET_S,
         slow: float = _SLOW_S,
         busy_timeout: float = _BUSY_TIMEOUT_S,
+        full_pause: float = _FULL_PAUSE_S,
     ) -> None:
         self._connection = connection
         self._path = path
@@ -110,31 +119,54 @@ class GroupCommit:
         self._budget = budget
         self._slow = slow
         self._busy_timeout = busy_timeout
+        self._full_pause = full_pause
         self._busy_since: float | None = None
+        self._is_full = False
+        self._refuses_until = float("-inf")
         self._queue: deque[_Pending] = deque()
         self._timer: asyncio.Handle | None = None
 
-    def submit(self, change: Change[T]) -> Future[T]:
+    def submit(
+        self, change: Change[T], *, keep: bool = False, is_statement: bool = False
+    ) -> Future[T]:
         """Queue a change. The future is done after the commit that holds it.
 
+        Args:
+            change: What to do.
+            keep: Whether it waits for room on a full disk: it says what has happened already.
+            is_statement: Whether it is one statement, which is done wholly or not at all by
+                itself: then it needs no savepoint, which costs as much as a small change.
+
         Raises (the future):
+            StoreFullError: The disk is full; the change is not stored.
             StoreError: The database failed; the change is not stored.
         """
         future: Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Pending(change, future))
+        pending = _Pending(change, future, keep, is_statement)
+        if not keep and time.monotonic() < self._refuses_until:
+            pending.error = self._full_error()
+            pending.answer()
+            return future
+        self._queue.append(pending)
         self._schedule()
 
         return future
 
     async def drain(self) -> None:
         """Return when everything queued before is committed, or has failed."""
+        self._refuses_until = float("-inf")
         last = self.submit(lambda _: None)
+        if self._is_full and self._timer is not None:
+            self._timer.cancel()
+            self._flush()
+            self._give_up()
         with suppress(StoreError):  # it is told to those who queued the changes
             await asyncio.shield(last)
 
     def _schedule(self) -> None:
         """Set the timer, or bring it forward when enough has gathered."""
-        if self._busy_since is not None and self._timer is not None:
+        is_paused = self._busy_since is not None or time.monotonic() < self._refuses_until
+        if is_paused and self._timer is not None:
             return
         delay = self._pace.delay(len(self._queue), now=time.monotonic())
         if self._timer is None:
@@ -160,13 +192,22 @@ class GroupCommit:
             self._not_begun(error, now=started)
             return
         self._busy_since = None
+        self._refuses_until = float("-inf")
         batch = self._transact(started)
         self._took(time.monotonic() - started, changes=len(batch))
         self._pace.committed(len(batch), at=time.monotonic())
         for pending in batch:
             pending.answer()
-        if self._queue:
-            self._set_timer(0)
+        self._next()
+
+    def _next(self) -> None:
+        """Go on with what is queued: at once, or later if the disk is full."""
+        wait = self._refuses_until - time.monotonic()
+        if wait <= 0 and self._is_full:
+            self._is_full = False
+            _log.info("store.restored", waiting=len(self._queue))
+        if self._queue and self._timer is None:
+            self._set_timer(max(0.0, wait))
 
     def _transact(self, started: float) -> list[_Pending]:
         """Apply and commit as many changes as fit into the budget, at least one."""
@@ -174,29 +215,86 @@ class GroupCommit:
         try:
             while self._queue and (not batch or time.monotonic() - started < self._budget):
                 batch.append(self._queue.popleft())
-                self._apply(batch[-1])
+                if not self._apply(batch[-1]):
+                    self._queue.appendleft(batch.pop())
+                    break
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            self._fail(batch, error)
+            if not is_full(error):
+                self._fail(batch, error)
+                return batch
+            return self._put_back(batch, error)
 
         return batch
 
-    def _apply(self, pending: _Pending) -> None:
-        """Run one change inside a savepoint of its own.
+    def _put_back(self, batch: list[_Pending], error: sqlite3.Error) -> list[_Pending]:
+        """Queue again what is to be kept; return the others, refused."""
+        self._filled(error)
+        self._queue.extendleft(reversed([pending for pending in batch if pending.keep]))
+        refused = [pending for pending in batch if not pending.keep]
+        for pending in refused:
+            pending.error = self._full_error(error)
+
+        return refused
+
+    def _filled(self, error: sqlite3.Error) -> None:
+        """Take note of a full disk."""
+        self._refuses_until = time.monotonic() + self._full_pause
+        if not self._is_full:
+            self._is_full = True
+            _log.error("store.full", path=str(self._path), error_message=str(error))
+
+    def _give_up(self) -> None:
+        """Fail what there is still no room for: the file is closed now."""
+        if not self._queue or not self._is_full:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        kept = [pending for pending in self._queue if pending.keep]
+        if kept:
+            _log.error("store.changes_dropped", path=str(self._path), changes=len(kept))
+        while self._queue:
+            pending = self._queue.popleft()
+            pending.error = self._full_error()
+            pending.answer()
+
+    def _full_error(self, cause: sqlite3.Error | None = None) -> StoreFullError:
+        error = StoreFullError(
+            "there is no space left for the run store, so nothing new is taken",
+            where=str(self._path),
+            advice="free space on the disk; what was accepted before is kept and goes on then",
+        )
+        error.__cause__ = cause
+
+        return error
+
+    def _apply(self, pending: _Pending) -> bool:
+        """Run one change inside a savepoint of its own; False is one that must wait for room.
 
         Raises:
             sqlite3.Error: The database gave up the whole transaction.
         """
-        self._connection.execute("SAVEPOINT change")
+        pending.error = None
+        if not pending.is_statement:
+            self._connection.execute("SAVEPOINT change")
         try:
             pending.result = pending.change(self._connection)
         except Exception as error:
             if not self._connection.in_transaction:
                 raise
-            self._connection.execute("ROLLBACK TO change")
-            pending.error = self._translated(error)
-        self._connection.execute("RELEASE change")
+            if not pending.is_statement:
+                self._connection.execute("ROLLBACK TO change")
+            if isinstance(error, sqlite3.Error) and is_full(error):
+                self._filled(error)
+                pending.error = self._full_error(error)
+            else:
+                pending.error = self._translated(error)
+        if not pending.is_statement:
+            self._connection.execute("RELEASE change")
+
+        return not (pending.keep and isinstance(pending.error, StoreFullError))
 
     def _not_begun(self, error: sqlite3.Error, *, now: float) -> None:
         """Try again later while somebody else has the file, else fail all that is queued."""
@@ -208,9 +306,13 @@ class GroupCommit:
         self._busy_since = None
         batch = list(self._queue)
         self._queue.clear()
-        self._fail(batch, error)
+        if is_full(error):
+            batch = self._put_back(batch, error)
+        else:
+            self._fail(batch, error)
         for pending in batch:
             pending.answer()
+        self._next()
 
     def _fail(self, batch: Iterable[_Pending], error: sqlite3.Error) -> None:
         """Give every change its own error: one object raised in many tasks mixes tracebacks."""

@@ -14,7 +14,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from td_runtime.store.records import Accepted, NewRun, Outcome, Place, Run, RunError, Status
+from td_runtime.store.records import (
+    Accepted,
+    Cancellation,
+    Due,
+    NewRun,
+    Outcome,
+    Place,
+    Pruned,
+    QueueLimits,
+    Run,
+    RunError,
+    RunQuery,
+    RunSummary,
+    Status,
+)
 
 __all__ = ["RunReader", "RunStore"]
 
@@ -38,8 +52,15 @@ class RunReader(Protocol):
         """Return a root run and everything below it, in the order of acceptance."""
         ...
 
+    async def find(self, query: RunQuery) -> list[RunSummary]:
+        """Return a page of runs, newest first."""
+        ...
+
     async def counts(self) -> dict[Status, int]:
-        """Return how many runs there are in each status, zeros included."""
+        """Return how many runs there are in each status, zeros included.
+
+        The history is not counted for it, only what waits and what executes.
+        """
         ...
 
     async def close(self) -> None:
@@ -82,33 +103,73 @@ class RunStore(RunReader, Protocol):
         self,
         places: Sequence[Place],
         *,
-        limits: Mapping[str, int],
+        queues: Mapping[str, QueueLimits],
         now: float,
+        tasks: Collection[str] | None = None,
         only: Collection[str] | None = None,
         hold: Collection[str] = (),
     ) -> Future[list[Run]]:
         """Hand out a run to each place, the longest ready first: each counts one attempt.
 
+        Runs are in the order of the moment they were ready, less their priority, then of
+        acceptance. Fewer runs than places may also mean that many were passed over: then
+        `is_behind` says so, and the next claim goes on.
+
         Args:
             places: Where there is room; the first place gets the run that is ready longest.
-            limits: How many more runs of each task may start. A task that is not named here is
-                not handed out.
-            now: Runs whose `run_at` is later than this stay.
+            queues: What is handed out from, and how many runs may execute at once. A run in a
+                queue that is not named here stays.
+            now: The start of these attempts.
+            tasks: The registered tasks; runs of others stay. None: any task.
             only: Hand out none but the runs with these ids.
             hold: Do not hand out the runs with these ids.
         """
         ...
 
-    async def next_ready_at(self, after: float) -> float | None:
-        """Return the earliest `run_at` later than `after`, None if nothing is waiting for one.
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last hand-out ended before it had looked at all that is ready."""
+        ...
 
-        With the `now` of the last claim as `after` no run is missed: whatever was due at that
-        moment that claim has seen.
+    def reconsider(self, queues: Mapping[str, QueueLimits]) -> Future[None]:
+        """Look again at the runs that hand-outs have passed over: limits or tasks have changed."""
+        ...
+
+    def pass_time(self, now: float) -> Future[Due]:
+        """Queue the runs whose `run_at` has come, and expire those whose time to start is over.
+
+        At most a few hundred at once: repeat it while `next_due_at` is not later than `now`.
         """
+        ...
+
+    async def next_due_at(self) -> float | None:
+        """Return when `pass_time` has something to do next, None if never."""
         ...
 
     async def unfinished(self) -> int:
         """Return how many runs have no outcome yet."""
+        ...
+
+    # -- from outside
+
+    def cancel(
+        self, run_ids: Collection[str], *, by: str | None = None, descendants: bool = False
+    ) -> Future[Cancellation]:
+        """Cancel runs: at once those that do not execute, by their workers those that do.
+
+        A run that executes is not tried again, however its attempt ends, and if its worker dies it
+        is CANCELED.
+
+        Args:
+            run_ids: The runs.
+            by: Who asks for it, in words.
+            descendants: Whether everything below them is canceled, too; they then accept no more
+                children.
+        """
+        ...
+
+    def set_metadata(self, run_id: str, metadata: bytes) -> Future[bool]:
+        """Replace a run's metadata; False when there is no such run."""
         ...
 
     # -- while a worker has the run (all fenced)
@@ -138,8 +199,11 @@ class RunStore(RunReader, Protocol):
         run_at: float,
         error: RunError,
         crashed: bool = False,
-    ) -> Future[bool]:
+    ) -> Future[Status | None]:
         """→ RETRYING: the attempt failed and counts, the next may start from `run_at` on.
+
+        A run that was to be canceled is CANCELED instead. The answer is what the run is now, None
+        for a late message.
 
         Args:
             run_id: The run.
@@ -153,8 +217,11 @@ class RunStore(RunReader, Protocol):
 
     def requeue(
         self, run_id: str, attempt: int, owner: str, *, excused: bool, crashed: bool = False
-    ) -> Future[bool]:
+    ) -> Future[Status | None]:
         """→ QUEUED, at its old place in the queue.
+
+        A run that was to be canceled is CANCELED instead. The answer is what the run is now, None
+        for a late message.
 
         Args:
             run_id: The run.
@@ -170,7 +237,8 @@ class RunStore(RunReader, Protocol):
     def release(self, owner: str, *, blamed: str | None = None) -> Future[list[Run]]:
         """Requeue every run that a dead worker had, and return them as they are now.
 
-        The run `blamed` counts the attempt and a crash; all others are excused.
+        Those that were to be canceled are CANCELED. The run `blamed` counts the attempt and a
+        crash; all others are excused.
         """
         ...
 
@@ -179,5 +247,18 @@ class RunStore(RunReader, Protocol):
 
         For a supervisor that starts. Its caller holds `workers.lock` exclusively: no worker of an
         earlier supervisor lives.
+        """
+        ...
+
+    # -- the past
+
+    def prune(self, *, finished_before: float | None, keep: int | None) -> Future[Pruned]:
+        """Delete a few of the oldest finished runs; repeat it while there are more.
+
+        A run stays while the unfinished parent that has waited for it may ask for it again (R9).
+
+        Args:
+            finished_before: Runs whose outcome is older than this go.
+            keep: So many finished runs may stay, the newest.
         """
         ...

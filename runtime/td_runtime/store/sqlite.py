@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import sqlite3
 import time
 from asyncio import Future
-from collections.abc import (
-    Callable,
-    Collection,
-    Generator,
-    Iterable,
-    Mapping,
-    Sequence,
-    Set,
-)
-from contextlib import ExitStack, closing
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from td_runtime.store import sqlite_text as sql
-from td_runtime.store.errors import RunNotFoundError
 from td_runtime.store.group_commit import GroupCommit
-from td_runtime.store.records import Accepted, NewRun, Outcome, Place, Run, RunError, Status
+from td_runtime.store.records import (
+    Accepted,
+    Cancellation,
+    Due,
+    NewRun,
+    Outcome,
+    Place,
+    Pruned,
+    QueueLimits,
+    Run,
+    RunError,
+    RunQuery,
+    RunSummary,
+    Status,
+)
 from td_runtime.store.run_id import RunIds
+from td_runtime.store.sqlite_accept import Acceptance
+from td_runtime.store.sqlite_cancel import cancel
+from td_runtime.store.sqlite_claim import choose, choose_named, reconsider
 from td_runtime.store.sqlite_file import connect, connect_readonly, disconnect, translated
+from td_runtime.store.sqlite_find import find
+from td_runtime.store.sqlite_prune import Pruner
+from td_runtime.store.sqlite_rows import encode_error, runs, summaries, to_run
 
 __all__ = ["SqliteRunReader", "SqliteRunStore"]
 
+_DUE_AT_ONCE = 256
 _Values = tuple[Any, ...] | dict[str, Any]
-_decode_error = msgspec.json.Decoder(RunError).decode
-_encode_error = msgspec.json.Encoder().encode
 
 
 class SqliteRunReader:
@@ -78,17 +83,22 @@ class SqliteRunReader:
         """Return a run, None if there is none with that id."""
         row = self._one(sql.SELECT_BY_ID, (run_id,))
 
-        return None if row is None else _to_run(row)
+        return None if row is None else to_run(row)
 
     async def get_many(self, run_ids: Iterable[str]) -> list[Run]:
         """Return the runs with these ids in the order asked for; unknown ids are left out."""
         rows = [self._one(sql.SELECT_BY_ID, (run_id,)) for run_id in run_ids]
 
-        return [_to_run(row) for row in rows if row is not None]
+        return [to_run(row) for row in rows if row is not None]
 
     async def tree(self, root_id: str) -> list[Run]:
         """Return a root run and everything below it, in the order of acceptance."""
-        return [_to_run(row) for row in self._all(sql.SELECT_TREE, {"root": root_id})]
+        return [to_run(row) for row in self._all(sql.SELECT_TREE, {"root": root_id})]
+
+    async def find(self, query: RunQuery) -> list[RunSummary]:
+        """Return a page of runs, newest first."""
+        with translated(self._path):
+            return find(self._connection, query)
 
     async def counts(self) -> dict[Status, int]:
         """Return how many runs there are in each status, zeros included."""
@@ -122,8 +132,12 @@ class SqliteRunStore(SqliteRunReader):
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(path)
         self._clock = clock
-        self._ids = RunIds(clock)
+        last = self._one(sql.LAST_ID)
+        # In the order of acceptance over all starts: pages are cut by id.
+        self._ids = RunIds(clock, after=None if last is None else last[0])
         self._changes = GroupCommit(self._connection, path)
+        self._pruner = Pruner()
+        self._is_behind = False
         self._closed = False
 
     def _connect(self, path: Path) -> sqlite3.Connection:
@@ -149,31 +163,47 @@ class SqliteRunStore(SqliteRunReader):
         self,
         places: Sequence[Place],
         *,
-        limits: Mapping[str, int],
+        queues: Mapping[str, QueueLimits],
         now: float,
+        tasks: Collection[str] | None = None,
         only: Collection[str] | None = None,
         hold: Collection[str] = (),
     ) -> Future[list[Run]]:
         """Hand out a run to each place, the longest ready first: each counts one attempt."""
-        wanted = {task: min(limit, len(places)) for task, limit in limits.items()}
 
         def change(connection: sqlite3.Connection) -> list[Run]:
             if only is None:
-                seqs = _longest_ready(connection, wanted, len(places), now, hold)
+                choice = choose(connection, queues, len(places), tasks=tasks, hold=hold)
+                choice.move_aside()
             else:
-                seqs = _named(connection, only, wanted, len(places), now)
+                choice = choose_named(connection, only, queues, len(places), tasks=tasks)
+            self._is_behind = choice.is_over and len(choice.taken) < len(places)
             taken = [
-                (place.owner, place.pid, now, seq) for place, seq in zip(places, seqs, strict=False)
+                (place.owner, place.pid, place.worker, now, seq)
+                for place, seq in zip(places, choice.taken, strict=False)
             ]
             connection.executemany(sql.CLAIM, taken)
 
-            return _runs(connection, seqs)
+            return runs(connection, choice.taken)
 
         return self._changes.submit(change)
 
-    async def next_ready_at(self, after: float) -> float | None:
-        """Return the earliest `run_at` later than `after`, None if nothing is waiting for one."""
-        row = self._one(sql.NEXT_READY_AT, (after,))
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last hand-out ended before it had looked at all that is ready."""
+        return self._is_behind
+
+    def reconsider(self, queues: Mapping[str, QueueLimits]) -> Future[None]:
+        """Look again at the runs that hand-outs have passed over: limits or tasks have changed."""
+        return self._changes.submit(lambda connection: reconsider(connection, queues))
+
+    def pass_time(self, now: float) -> Future[Due]:
+        """Queue the runs whose `run_at` has come, and expire those whose time to start is over."""
+        return self._changes.submit(lambda connection: _pass_time(connection, now))
+
+    async def next_due_at(self) -> float | None:
+        """Return when `pass_time` has something to do next, None if never."""
+        row = self._one(sql.NEXT_DUE_AT)
 
         return None if row is None else row[0]
 
@@ -183,22 +213,50 @@ class SqliteRunStore(SqliteRunReader):
 
         return 0 if row is None else int(row[0])
 
+    def cancel(
+        self, run_ids: Collection[str], *, by: str | None = None, descendants: bool = False
+    ) -> Future[Cancellation]:
+        """Cancel runs: at once those that do not execute, by their workers those that do."""
+        now = self._clock()
+
+        return self._changes.submit(
+            lambda connection: cancel(connection, run_ids, now=now, by=by, descendants=descendants)
+        )
+
+    def set_metadata(self, run_id: str, metadata: bytes) -> Future[bool]:
+        """Replace a run's metadata; False when there is no such run."""
+        return self._changes.submit(
+            lambda connection: (
+                connection.execute(sql.SET_METADATA, (metadata, run_id)).rowcount == 1
+            )
+        )
+
     def wait(self, run_id: str, attempt: int, owner: str) -> Future[bool]:
         """EXECUTING → WAITING: the run waits for its children and frees its place."""
-        return self._fenced(sql.WAIT, (), run_id, attempt, owner)
+        return self._fenced(sql.WAIT, (run_id, attempt, owner))
 
     def resume(self, run_id: str, attempt: int, owner: str) -> Future[bool]:
         """WAITING → EXECUTING: the run takes a place again."""
-        return self._fenced(sql.RESUME, (), run_id, attempt, owner)
+        return self._fenced(sql.RESUME, (run_id, attempt, owner))
 
     def finish(
         self, run_id: str, attempt: int, owner: str, outcome: Outcome, *, records_lost: int = 0
     ) -> Future[bool]:
         """Record the outcome, once: False is a late result, and changed nothing."""
-        error = None if outcome.error is None else _encode_error(outcome.error)
-        facts = (str(outcome.status), outcome.output, error, records_lost, self._clock())
-
-        return self._fenced(sql.FINISH, facts, run_id, attempt, owner)
+        return self._fenced(
+            sql.FINISH,
+            (
+                str(outcome.status),
+                outcome.output,
+                encode_error(outcome.error),
+                getattr(outcome, "log_tail", None),
+                records_lost,
+                self._clock(),
+                run_id,
+                attempt,
+                owner,
+            ),
+        )
 
     def retry(
         self,
@@ -209,197 +267,95 @@ class SqliteRunStore(SqliteRunReader):
         run_at: float,
         error: RunError,
         crashed: bool = False,
-    ) -> Future[bool]:
+    ) -> Future[Status | None]:
         """→ RETRYING: the attempt failed and counts, the next may start from `run_at` on."""
-        facts = (run_at, _encode_error(error), crashed)
+        facts = {"run_at": run_at, "error": encode_error(error), "crashed": crashed}
 
-        return self._fenced(sql.RETRY, facts, run_id, attempt, owner)
+        return self._put_back(sql.RETRY, facts, run_id, attempt, owner)
 
     def requeue(
         self, run_id: str, attempt: int, owner: str, *, excused: bool, crashed: bool = False
-    ) -> Future[bool]:
+    ) -> Future[Status | None]:
         """→ QUEUED, at its old place in the queue."""
-        return self._fenced(sql.REQUEUE, (excused, crashed), run_id, attempt, owner)
+        facts = {"excused": excused, "crashed": crashed}
+
+        return self._put_back(sql.REQUEUE, facts, run_id, attempt, owner)
 
     def release(self, owner: str, *, blamed: str | None = None) -> Future[list[Run]]:
         """Requeue every run that a dead worker had, and return them as they are now."""
-        return self._changes.submit(lambda connection: _release(connection, owner, blamed))
+        return self._release(owner, blamed)
 
     def requeue_unfinished(self) -> Future[list[Run]]:
         """Requeue, excused, every run that any worker had, and return them as they are now."""
-        return self._changes.submit(lambda connection: _release(connection, None, None))
+        return self._release(None, None)
 
-    def _fenced(
-        self, statement: str, facts: tuple[Any, ...], run_id: str, attempt: int, owner: str
-    ) -> Future[bool]:
-        """Queue a change of one row; the answer is whether that attempt still had the run."""
-        values = (*facts, run_id, attempt, owner)
+    def prune(self, *, finished_before: float | None, keep: int | None) -> Future[Pruned]:
+        """Delete a few of the oldest finished runs; repeat it while there are more."""
+        now = self._clock()
 
         return self._changes.submit(
-            lambda connection: connection.execute(statement, values).rowcount == 1
+            lambda connection: self._pruner.step(
+                connection, now=now, finished_before=finished_before, keep=keep
+            )
         )
+
+    def _fenced(self, statement: str, values: tuple[Any, ...]) -> Future[bool]:
+        """Queue a change of one row; the answer is whether that attempt still had the run."""
+        return self._changes.submit(
+            lambda connection: connection.execute(statement, values).rowcount == 1,
+            keep=True,
+            is_statement=True,
+        )
+
+    def _put_back(
+        self, statement: str, facts: dict[str, Any], run_id: str, attempt: int, owner: str
+    ) -> Future[Status | None]:
+        """Queue the end of an attempt that is not the run's own; the answer is what the run is."""
+        values = {
+            **facts,
+            "id": run_id,
+            "attempt": attempt,
+            "owner": owner,
+            "now": self._clock(),
+        }
+
+        def change(connection: sqlite3.Connection) -> Status | None:
+            rows = connection.execute(statement, values).fetchall()
+
+            return Status(rows[0][0]) if rows else None
+
+        return self._changes.submit(change, keep=True, is_statement=True)
+
+    def _release(self, owner: str | None, blamed: str | None) -> Future[list[Run]]:
+        """Queue the requeueing of the runs of one owner, or of all."""
+        now = self._clock()
+
+        def change(connection: sqlite3.Connection) -> list[Run]:
+            seqs = [seq for (seq,) in connection.execute(sql.SELECT_IN_HAND, {"owner": owner})]
+            connection.executemany(
+                sql.RELEASE, [{"blamed": blamed, "now": now, "seq": seq} for seq in seqs]
+            )
+
+            return runs(connection, seqs)
+
+        return self._changes.submit(change, keep=True)
 
     def _accept(
         self, connection: sqlite3.Connection, requests: tuple[NewRun, ...]
     ) -> list[Accepted]:
-        batch = _Acceptance(connection, self._path, ids=self._ids, now=self._clock())
+        batch = Acceptance(connection, self._path, ids=self._ids, now=self._clock())
         answers = [batch.add(request) for request in requests]
         batch.insert()
 
         return answers
 
 
-class _Acceptance:
-    """The rows of one `accept`, gathered so that they are inserted in two statements."""
+def _pass_time(connection: sqlite3.Connection, now: float) -> Due:
+    expired = [seq for (seq,) in connection.execute(sql.EXPIRED, (now, _DUE_AT_ONCE))]
+    connection.executemany(sql.EXPIRE, [(now, seq) for seq in expired])
+    queued = [seq for (seq,) in connection.execute(sql.DUE, (now, _DUE_AT_ONCE))]
+    connection.executemany(sql.PROMOTE, [(seq,) for seq in queued])
 
-    def __init__(
-        self, connection: sqlite3.Connection, path: Path, *, ids: RunIds, now: float
-    ) -> None:
-        self._connection = connection
-        self._path = path
-        self._ids = ids
-        self._now = now
-        (self._seq,) = connection.execute(sql.LAST_SEQ).fetchone()
-        self._roots: dict[str, str] = {}
-        self._keys: dict[tuple[str, str], str] = {}
-        self._runs: list[tuple[Any, ...]] = []
-        self._payloads: list[tuple[int, bytes]] = []
-
-    def add(self, new: NewRun) -> Accepted:
-        """Answer one request: with the run that has its key, or with a new one."""
-        existing = self._existing(new)
-        if existing is not None:
-            return Accepted(existing, created=False)
-        run_id = self._ids.next()
-        if new.idempotency_key is not None:
-            self._keys[new.task, new.idempotency_key] = run_id
-        self._add_row(run_id, new)
-
-        return Accepted(run_id, created=True)
-
-    def insert(self) -> None:
-        """Write the rows."""
-        self._connection.executemany(sql.ACCEPT, self._runs)
-        self._connection.executemany(sql.ACCEPT_PAYLOAD, self._payloads)
-
-    def _add_row(self, run_id: str, new: NewRun) -> None:
-        is_later = new.run_at is not None and new.run_at > self._now
-        status = Status.DELAYED if is_later else Status.QUEUED
-        run_at = self._now if new.run_at is None else new.run_at
-        root_id = run_id if new.parent_id is None else self._root_of(new.parent_id)
-        self._seq += 1
-        self._runs.append(
-            (
-                self._seq,
-                run_id,
-                new.task,
-                str(status),
-                new.parent_id,
-                root_id,
-                new.idempotency_key,
-                self._now,
-                run_at,
-            )
-        )
-        self._payloads.append((self._seq, new.payload))
-
-    def _existing(self, new: NewRun) -> str | None:
-        if new.idempotency_key is None:
-            return None
-        key = (new.task, new.idempotency_key)
-        if key not in self._keys:
-            row = self._connection.execute(sql.FIND_BY_KEY, key).fetchone()
-            if row is None:
-                return None
-            self._keys[key] = row[0]
-
-        return self._keys[key]
-
-    def _root_of(self, parent_id: str) -> str:
-        if parent_id not in self._roots:
-            row = self._connection.execute(sql.ROOT_OF, (parent_id,)).fetchone()
-            if row is None:
-                raise RunNotFoundError(parent_id, where=str(self._path))
-            self._roots[parent_id] = row[0]
-
-        return self._roots[parent_id]
-
-
-def _longest_ready(
-    connection: sqlite3.Connection,
-    wanted: Mapping[str, int],
-    capacity: int,
-    now: float,
-    hold: Collection[str] = (),
-) -> list[int]:
-    """Pick the runs to hand out, without looking at one whose task is at its limit.
-
-    The queue of each task is an index range in the right order; the ranges are merged, so rows are
-    read only as far as they are taken, plus one a task, plus what is held back.
-    """
-    held = {seq for _, seq, _ in _ready_by_id(connection, hold, now)}
-    with ExitStack() as stack:
-        # An open cursor is an open read; it must not outlive the choice, since rows change next.
-        queues = [
-            stack.enter_context(closing(_queue_of(connection, task, count, now, held)))
-            for task, count in wanted.items()
-            if count > 0
-        ]
-
-        return [seq for _, seq in islice(heapq.merge(*queues), capacity)]
-
-
-def _queue_of(
-    connection: sqlite3.Connection, task: str, count: int, now: float, held: Set[int]
-) -> Generator[tuple[float, int], None, None]:
-    """Yield up to `count` ready runs of a task, in order."""
-    with closing(connection.execute(sql.READY_OF_TASK, (task, now, count + len(held)))) as rows:
-        yield from islice((row for row in rows if row[1] not in held), count)
-
-
-def _ready_by_id(
-    connection: sqlite3.Connection, run_ids: Iterable[str], now: float
-) -> list[tuple[float, int, str]]:
-    """Return time, number and task of those runs that are ready, the longest ready first."""
-    found = (connection.execute(sql.READY_BY_ID, (run_id, now)).fetchone() for run_id in run_ids)
-
-    return sorted(row for row in found if row is not None)
-
-
-def _named(
-    connection: sqlite3.Connection,
-    run_ids: Iterable[str],
-    wanted: Mapping[str, int],
-    capacity: int,
-    now: float,
-) -> list[int]:
-    """Pick the runs to hand out among these, within the limits."""
-    room = dict(wanted)
-    chosen: list[int] = []
-    for _, seq, task in _ready_by_id(connection, run_ids, now):
-        if len(chosen) < capacity and room.get(task, 0) > 0:
-            room[task] -= 1
-            chosen.append(seq)
-
-    return chosen
-
-
-def _release(connection: sqlite3.Connection, owner: str | None, blamed: str | None) -> list[Run]:
-    """Requeue the runs of one owner, or of all."""
-    seqs = [seq for (seq,) in connection.execute(sql.SELECT_IN_HAND, {"owner": owner})]
-    connection.executemany(sql.RELEASE, [{"blamed": blamed, "seq": seq} for seq in seqs])
-
-    return _runs(connection, seqs)
-
-
-def _runs(connection: sqlite3.Connection, seqs: Iterable[int]) -> list[Run]:
-    return [_to_run(connection.execute(sql.SELECT_BY_SEQ, (seq,)).fetchone()) for seq in seqs]
-
-
-def _to_run(row: tuple[Any, ...]) -> Run:
-    facts = dict(zip(sql.COLUMNS, row, strict=True))
-    facts["status"] = Status(facts["status"])
-    if facts["error"] is not None:
-        facts["error"] = _decode_error(facts["error"])
-
-    return Run(**facts)
+    return Due(
+        queued=tuple(summaries(connection, queued)), expired=tuple(summaries(connection, expired))
+    )

@@ -11,8 +11,17 @@ from urllib.parse import quote
 
 from td_runtime.errors import StoreError
 from td_runtime.store import sqlite_text
+from td_runtime.store.migrations import migrate
 
-__all__ = ["connect", "connect_readonly", "disconnect", "is_busy", "translate", "translated"]
+__all__ = [
+    "connect",
+    "connect_readonly",
+    "disconnect",
+    "is_busy",
+    "is_full",
+    "translate",
+    "translated",
+]
 
 _OPEN_TIMEOUT_S = 5.0
 _JOURNAL_SIZE_LIMIT = 64 * 2**20  # bytes; a burst's WAL shrinks again
@@ -21,6 +30,8 @@ _JOURNAL_SIZE_LIMIT = 64 * 2**20  # bytes; a burst's WAL shrinks again
 # interpreter never finalises the parent's connection: SQLite would believe to be the last user and
 # delete the WAL under the parent.
 _connections: set[sqlite3.Connection] = set()
+
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 _ADVICE = {
     sqlite3.SQLITE_BUSY: (
@@ -80,8 +91,11 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA mmap_size = 0")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_SIZE_LIMIT}")
-        if _schema_version(connection, path) == 0:
+        version = _schema_version(connection, path)
+        if version == 0:
             _create_schema(connection)
+        else:
+            migrate(connection, version)
         # From here on the loop waits for nobody; a locked file is tried again from a timer.
         connection.execute("PRAGMA busy_timeout = 0")
 
@@ -103,9 +117,17 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
     with translated(path):
         connection = _open(path, "ro")
     with _closed_on_failure(connection), translated(path):
-        if _schema_version(connection, path) == 0:
+        version = _schema_version(connection, path)
+        if version == 0:
             raise StoreError(
                 "the run store is empty", where=str(path), advice="start td-runtime once"
+            )
+        if version < sqlite_text.SCHEMA_VERSION:
+            raise StoreError(
+                f"the run store has schema version {version}, "
+                f"which this td-runtime has not brought to {sqlite_text.SCHEMA_VERSION} yet",
+                where=str(path),
+                advice="start td-runtime once: it does so when it starts",
             )
 
     return connection
@@ -147,6 +169,13 @@ def translated(path: Path) -> Iterator[None]:
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether trying again later may help, since another connection is in the way."""
     return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the file could not grow, which passes once somebody makes room."""
+    # A quota or a limit on file sizes is a failed write, not a full disk, to SQLite. A failed sync
+    # is neither: nobody knows what is on the disk then.
+    return getattr(error, "sqlite_errorcode", 0) in _NO_ROOM
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -18,10 +18,20 @@ from typing import Any, NoReturn
 
 import pytest
 
-from td_runtime.store import Completed, NewRun, Place, RunStore, Status, open_readonly, open_store
+from td_runtime.store import (
+    Completed,
+    NewRun,
+    Place,
+    QueueLimits,
+    RunStore,
+    Status,
+    open_readonly,
+    open_store,
+)
 
 ROUNDS = 12
 LATE = 4e9
+QUEUES = {"task/a": QueueLimits()}
 
 
 @pytest.fixture
@@ -126,7 +136,7 @@ async def ready_runs(path: Path) -> list[str]:
     async with open_store(path) as store:
         await store.requeue_unfinished()
         runs = await store.claim(
-            [Place("next", 1)] * await store.unfinished(), limits={"a": 10**6}, now=LATE
+            [Place("next", 1)] * await store.unfinished(), queues=QUEUES, now=LATE
         )
 
     return [run.id for run in runs]
@@ -151,7 +161,7 @@ async def work_for_ever(path: Path, out: int) -> None:
         await store.requeue_unfinished()
         while True:
             await store.accept([NewRun(task="a")] * 8)
-            runs = await store.claim([Place(owner, 1)] * 5, limits={"a": 5}, now=LATE)
+            runs = await store.claim([Place(owner, 1)] * 5, queues=QUEUES, now=LATE)
             for run in runs:
                 say(out, "claimed", run.id, str(run.attempt))
             finishes = [

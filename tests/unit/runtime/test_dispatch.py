@@ -154,12 +154,13 @@ async def test_watchers_are_forgotten(runtime: Runtime) -> None:
 
 
 async def test_a_cancel_reaches_the_worker_that_has_the_run(runtime: Runtime) -> None:
-    """It names the attempt; a run that no worker has is nobody's to cancel."""
+    """It names the attempt; an id that is no run's is said to be none."""
     run_id = await runtime.accept()
     assigned = await runtime.one.assigned.get()
 
-    assert runtime.dispatcher.cancel(run_id)
-    assert not runtime.dispatcher.cancel("run_other")
+    done = await runtime.dispatcher.cancel([run_id, "run_other"], by="me")
+    assert [run.id for run in done.requested] == [run_id]
+    assert done.unknown == ("run_other",)
     assert runtime.one.said == [CancelRun(run_id=run_id, attempt=assigned.attempt)]
 
     outcome = RunOutcome(run_id=run_id, attempt=1, status="CANCELED")

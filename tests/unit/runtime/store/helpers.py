@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from td_runtime.store import NewRun, Place, Run, RunError, RunStore, Status
+from td_runtime.store import (
+    NewRun,
+    Place,
+    QueueLimits,
+    Run,
+    RunError,
+    RunStore,
+    Status,
+    default_queue,
+)
 
 BOOM = RunError(type="ValueError", message="boom", traceback="Traceback ...", retryable=True)
 FAR = 2e9
@@ -21,22 +30,38 @@ def places(count: int, owner: str = "w1", *, pid: int = 42) -> list[Place]:
     return [Place(owner, pid)] * count
 
 
+def queues(**limits: int | None) -> dict[str, QueueLimits]:
+    """The queues of these tasks, and how many runs of each may execute; without any, of `a`."""
+    return {
+        default_queue(task): QueueLimits(concurrency=limit)
+        for task, limit in (limits or {"a": None}).items()
+    }
+
+
+async def pass_time(store: RunStore, now: float = FAR) -> None:
+    """Let the time of all runs come that are due by then."""
+    while (due := await store.next_due_at()) is not None and due <= now:
+        await store.pass_time(now)
+
+
 async def claim(
     store: RunStore,
     capacity: int = 100,
     *,
     owner: str = "w1",
     now: float = FAR,
-    **limits: int,
+    **limits: int | None,
 ) -> list[Run]:
-    """Hand runs out to a worker; without limits, of task `a` only."""
-    return await store.claim(places(capacity, owner), limits=limits or {"a": 100}, now=now)
+    """Hand runs out to a worker once their time has come; without limits, of task `a` only."""
+    await pass_time(store, now)
+
+    return await store.claim(places(capacity, owner), queues=queues(**limits), now=now)
 
 
 async def claimed(store: RunStore, task: str = "a", *, owner: str = "w1") -> Run:
     """Accept a run and hand it out."""
     await accept(store, task)
-    (run,) = await store.claim(places(1, owner), limits={task: 1}, now=FAR)
+    (run,) = await store.claim(places(1, owner), queues=queues(**{task: None}), now=FAR)
 
     return run
 

@@ -149,7 +149,7 @@ async def test_a_delayed_run_waits_for_its_time(store, clock):
 
     assert (await reload(store, answer.id)).status is Status.DELAYED
     assert await claim(store, now=clock.now) == []
-    assert await store.next_ready_at(clock.now) == later
+    assert await store.next_due_at() == later
     (run,) = await claim(store, now=later)
     assert (answer.id, Status.EXECUTING) == (run.id, run.status)
 

@@ -4,8 +4,17 @@ import sqlite3
 from pathlib import Path
 
 from td_runtime.store import NewRun, Place, Status
-from td_runtime.store.sqlite import _longest_ready
-from tests.unit.runtime.store.helpers import BOOM, FAR, accept, claim, claimed, places, reload
+from td_runtime.store.sqlite_claim import choose
+from tests.unit.runtime.store.helpers import (
+    BOOM,
+    FAR,
+    accept,
+    claim,
+    claimed,
+    places,
+    queues,
+    reload,
+)
 
 
 class Steps:
@@ -31,7 +40,7 @@ async def test_a_hand_out_counts_an_attempt(store, clock):
     """The run is the owner's, and the record says since when and in which process."""
     (run_id,) = await accept(store, "a")
 
-    (run,) = await store.claim(places(1, pid=4711), limits={"a": 1}, now=clock.now + 3)
+    (run,) = await store.claim(places(1, pid=4711), queues=queues(a=1), now=clock.now + 3)
 
     assert run == await reload(store, run_id)
     assert (run.status, run.attempt, run.attempts_used) == (Status.EXECUTING, 1, 1)
@@ -43,8 +52,8 @@ async def test_nothing_is_handed_out_twice(store):
     """What one worker has, another one does not get."""
     ids = await accept(store, *["a"] * 10)
 
-    first = store.claim(places(6), limits={"a": 6}, now=2e9)
-    second = store.claim(places(6, "w2"), limits={"a": 6}, now=2e9)
+    first = store.claim(places(6), queues=queues(), now=2e9)
+    second = store.claim(places(6, "w2"), queues=queues(), now=2e9)
 
     assert ids == [run.id for run in await first + await second]
     assert await claim(store) == []
@@ -76,19 +85,19 @@ async def test_runs_are_spread_over_places(store):
     ids = await accept(store, "a", "a", "b")
     rooms = [Place("w1", 1), Place("w2", 2), Place("w1", 1), Place("w3", 3)]
 
-    runs = await store.claim(rooms, limits={"a": 5, "b": 5}, now=FAR)
+    runs = await store.claim(rooms, queues=queues(a=5, b=5), now=FAR)
 
     assert [(ids[0], "w1", 1), (ids[1], "w2", 2), (ids[2], "w1", 1)] == [
         (run.id, run.owner, run.pid) for run in runs
     ]
-    assert await store.claim([], limits={"a": 5}, now=FAR) == []
+    assert await store.claim([], queues=queues(a=5), now=FAR) == []
 
 
 async def test_runs_that_are_held_back_stay(store):
     """A hand-out passes over them, to as many others as it would have given."""
     ids = await accept(store, "a", "a", "a", "b", "a")
 
-    runs = await store.claim(places(4), limits={"a": 2, "b": 5}, now=FAR, hold=[ids[0], ids[3]])
+    runs = await store.claim(places(4), queues=queues(a=2, b=5), now=FAR, hold=[ids[0], ids[3]])
 
     assert ids[1:3] == [run.id for run in runs]
     assert [ids[0], ids[3], ids[4]] == [run.id for run in await claim(store, a=5, b=5)]
@@ -100,12 +109,12 @@ async def test_runs_can_be_asked_for_by_name(store, clock):
     (later,) = await store.accept([NewRun(task="a", run_at=clock.now + 60)])
     wanted = [later.id, ids[4], ids[3], ids[1], ids[2], "run_unknown"]
 
-    runs = await store.claim(places(9), limits={"a": 1, "b": 9}, now=clock.now, only=wanted)
-    again = await store.claim(places(1), limits={"a": 9, "c": 9}, now=clock.now, only=wanted)
+    runs = await store.claim(places(9), queues=queues(a=1, b=9), now=clock.now, only=wanted)
+    again = await store.claim(places(1), queues=queues(a=9, c=9), now=clock.now, only=wanted)
 
     assert ids[1:3] == [run.id for run in runs]
     assert [ids[3]] == [run.id for run in again]
-    assert await store.claim(places(9), limits={"a": 9}, now=clock.now, only=[]) == []
+    assert await store.claim(places(9), queues=queues(a=9), now=clock.now, only=[]) == []
 
 
 async def test_a_task_that_is_not_named_stays(store):
@@ -123,11 +132,11 @@ async def test_a_queue_behind_a_full_task_is_not_searched(store, path):
     ids = await accept(store, "a", "b")
     steps, reader = counting(path)
 
-    chosen = _longest_ready(reader, {"full": 0, "a": 64, "b": 64}, 64, 2e9)
+    chosen = choose(reader, queues(full=0, a=64, b=64), 64).taken
 
     reader.close()
     assert len(chosen) == 2
-    assert steps.count < 200
+    assert steps.count < 300
     assert ids == [run.id for run in await claim(store, full=0, a=64, b=64)]
 
 
@@ -137,7 +146,7 @@ async def test_a_batch_reads_no_more_than_it_takes(store, path):
         await store.accept([NewRun(task="a")] * 1000)
     steps, reader = counting(path)
 
-    chosen = _longest_ready(reader, {"a": 10}, 10, 2e9)
+    chosen = choose(reader, queues(a=10), 10).taken
 
     reader.close()
     assert list(range(1, 11)) == chosen
@@ -145,13 +154,17 @@ async def test_a_batch_reads_no_more_than_it_takes(store, path):
 
 
 async def test_the_next_time_is_the_earliest_one(store, clock):
-    """What was due is not named again: a run that waits for a place makes nobody spin."""
+    """Delays, retries and expiries alike; a run that waits for a place makes nobody spin."""
     run = await claimed(store)
     now = clock.now
     await store.accept([NewRun(task="a", run_at=now + 20), NewRun(task="a", run_at=now + 5)])
     await store.retry(run.id, 1, "w1", run_at=now + 10, error=BOOM)
+    await store.accept([NewRun(task="a", ttl=12)])
     await accept(store, "a")
 
-    times = [await store.next_ready_at(now + after) for after in (0, 5, 7, 10, 20)]
+    times: list[float | None] = []
+    while (due := await store.next_due_at()) is not None:
+        times.append(due - now)
+        await store.pass_time(due)
 
-    assert [now + 5, now + 10, now + 10, now + 20, None] == times
+    assert times == [5, 10, 12, 20]

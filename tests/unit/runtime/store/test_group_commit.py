@@ -13,7 +13,7 @@ import pytest
 import structlog.testing
 
 from td_runtime.errors import ExitCode, StoreError
-from td_runtime.store import NewRun, open_readonly
+from td_runtime.store import NewRun, StoreFullError, open_readonly
 from td_runtime.store.group_commit import GroupCommit, Pace
 from td_runtime.store.sqlite import SqliteRunStore
 from td_runtime.store.sqlite_file import connect, disconnect
@@ -187,7 +187,7 @@ def files_limited_to(size: int) -> Iterator[None]:
 
 async def test_a_commit_that_fails_is_told_to_all(connection, path):
     """No change of it was stored, each waiter gets an error of its own, and the next one works."""
-    changes = GroupCommit(connection, path)
+    changes = GroupCommit(connection, path, full_pause=0.0)
     await changes.submit(partial(note, "before"))
     wal = path.with_name(path.name + "-wal").stat().st_size
 
@@ -196,7 +196,7 @@ async def test_a_commit_that_fails_is_told_to_all(connection, path):
         errors = await asyncio.gather(*futures, return_exceptions=True)
 
     assert len(seen) == 1, "the changes themselves went well, the commit did not"
-    assert [StoreError, StoreError] == [type(error) for error in errors]
+    assert [StoreFullError, StoreFullError] == [type(error) for error in errors]
     assert errors[0] is not errors[1]
     assert notes(path) == ["before"]
     assert await changes.submit(partial(note, "after")) == "after"
@@ -205,6 +205,7 @@ async def test_a_commit_that_fails_is_told_to_all(connection, path):
 
 async def test_a_full_disk_is_said_and_passes(store, path):
     """What does not fit is refused with what to do; once there is space, all goes on."""
+    store._changes._full_pause = 0.0
     (first,) = await accept(store, "a")
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
