@@ -55,6 +55,8 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
     RETIRING = "retiring"
     """It has been replaced, and ends with the last of its runs."""
+    DYING = "dying"
+    """It was killed, and gets no runs any more."""
     GONE = "gone"
 
 
@@ -107,6 +109,8 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and what it started, at once."""
+        if self.state is WorkerState.READY:
+            self.state = WorkerState.DYING
         self.child.kill_group()
 
 
@@ -313,7 +317,7 @@ class WorkerPool:
         self._events.on_gone(worker)
         if self._stopping:
             self._note_gone()
-        elif before is not WorkerState.RETIRING:
+        elif not worker.is_retired:
             self._replace(worker, before is not WorkerState.BOOTING)
 
     def _forget(self, worker: Worker) -> None:
