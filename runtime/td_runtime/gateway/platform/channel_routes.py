@@ -126,7 +126,8 @@ class ChannelRoutes:
                 self._read_channel(caller, ref, name)
                 return Reply(200, headers=(("X-Last-Chunk-Index", "0"),))
             case "GET":
-                return await self._subscribe(exchange, caller, ref, io, name)
+                await self._subscribe(exchange, caller, ref, io, name)
+                return None
 
         return answers.method_not_allowed("PUT, GET, HEAD")
 
