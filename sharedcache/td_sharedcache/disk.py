@@ -48,7 +48,7 @@ _TOUCHED_EVERY = 60.0
 _CULLED = 100
 """How many rows at most one write removes: it must stay short."""
 _REPAIRS = 3
-"""What may be the matter before work can be done: no folder, not open, damaged."""
+"""What may be the matter before work can be done: no folder, not made, damaged."""
 _TICK = 0.02
 """Seconds within which two writes may leave the same time on a file, with some to spare."""
 _SWEPT_EVERY = 3600.0
@@ -343,7 +343,7 @@ class DiskStore:
 
 
 class _NotOpenError(Exception):
-    """The file must be opened first, which takes the lock that excludes everybody."""
+    """The file must be made or mended first, under the lock that excludes everybody."""
 
 
 class _TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
@@ -409,8 +409,8 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
             super().__init__(self._directory, timeout=0, disk=_TextDisk, **_SETTINGS)
             return
 
-        for name, value in settings.items():
-            setattr(self, name, value)
+        for name in _ALL_SETTINGS:
+            setattr(self, name, settings[name])
 
     def _settings(self) -> dict[str, Any] | None:
         """Give diskcache's settings, or None if they or the tables are not all as they must be."""

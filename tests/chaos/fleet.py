@@ -77,7 +77,9 @@ class Fleet:
 
     def end(self) -> None:
         """Kill whoever is left."""
-        for pid in self._pids.values():
+        for writer, pid in self._pids.items():
+            # As in `kill`: those who are left mint in the place of those who are not.
+            self._diary.note("writer.killed", writer=writer, victim=pid)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         self._pids.clear()

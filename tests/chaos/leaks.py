@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -24,10 +25,26 @@ def leaks_in_files(folders: Iterable[Path], secret_key: str) -> Iterator[str]:
 
 
 def leaks_in_processes(secret_key: str) -> Iterator[str]:
-    """Tell every process whose arguments hold a secret."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    """Tell every process of this one's descent, itself too, whose arguments hold a secret."""
+    for pid in _descent(os.getpid()):
         with suppress(OSError):
+            path = Path(f"/proc/{pid}/cmdline")
             yield from _leaks(f"the arguments in {path}", path.read_bytes(), secret_key)
+
+
+def _descent(ancestor: int) -> Iterator[int]:
+    """Give a process and all that come from it: others may say what they like."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        # The name, in brackets, may hold blanks.
+        with suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    for pid in parents:
+        above = pid
+        while above in parents and above != ancestor:
+            above = parents[above]
+        if above == ancestor:
+            yield pid
 
 
 def _leaks(where: str, text: bytes, secret_key: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import shutil
+import sqlite3
 import threading
 
 import pytest
@@ -148,6 +149,18 @@ def test_c2_a_warm_process_needs_no_folder(tmp_path, caches):
 
     assert cache.peek(CHAT) is held
     assert cache.get_blocking(CHAT) is held
+
+
+def test_a_cache_that_is_made_is_open(tmp_path, caches, monkeypatch):
+    """The file is opened when the cache is made, and not in the first call of somebody's task."""
+    minter = MarkingMinter(tmp_path)
+    cache = caches(open_cache(tmp_path, minter))
+    monkeypatch.setattr(sqlite3, "connect", None)
+
+    cache.get_blocking(CHAT)
+
+    assert cache.stats["credential.minted"] == 1
+    assert "cache.degraded" not in cache.stats
 
 
 def test_a_stamp_tells_that_nothing_was_written(tmp_path, caches):
