@@ -163,6 +163,7 @@ class Executor:
         log.info("run.started")
         with context.executing(attempt.execution):
             outcome = await self._outcome(attempt)
+        attempt.execution.tails.close()
         del self._attempts[run.id]
         if not self._attempts:
             self._idle.set()

@@ -157,7 +157,10 @@ class Lifecycle:
             self._expect_end(self._limits.cancel_grace, status)
             if self._code.hooks.named("on_cancel"):
                 self._canceling = self._loop.create_task(self._tell_canceled())
-        if not self._in_threads:
+        if self._in_threads:
+            # Nobody can interrupt a thread; only one that waits for input is told.
+            self.execution.tails.interrupt()
+        else:
             self._cancel()
 
     def _cancel(self) -> None:

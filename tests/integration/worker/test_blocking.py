@@ -135,7 +135,7 @@ def test_handlers_run_in_their_thread(platform: FakePlatform):
     def take_stops(data: Any) -> bool:
         seen.append((threading.current_thread().name, data))
         calls.release()
-        return data == "stop"
+        return bool(data == "stop")
 
     in_ = sessions.open("s").in_
     subscription = in_.on(take_stops)

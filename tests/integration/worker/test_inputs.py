@@ -183,7 +183,7 @@ async def test_once_gives_up_in_time(supervisor: Supervisor):
 
     assert not result.ok
     assert result.output is None
-    with pytest.raises(InputTimeoutError, match="session/s/main/in within 0.05 s"):
+    with pytest.raises(InputTimeoutError, match=r"session/s/main/in within 0\.05 s"):
         result.unwrap()
     assert supervisor.said == []
 

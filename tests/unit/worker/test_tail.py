@@ -148,7 +148,7 @@ async def test_a_filter_is_one_tails(here: Here, tail: Tail):
 
 @pytest.mark.conformance("PD5")
 async def test_both_cursors_are_exact(here: Here, tail: Tail):
-    """PD5: after a wait that was answered by record 5, what is read and what is taken are both 5."""
+    """PD5: after a wait that record 5 answered, what is read and what is taken are both 5."""
     tail.resume_after(4)
     waiter = tail.take()
     await here.settle()
