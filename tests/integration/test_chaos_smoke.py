@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.chaos import campaign, invariants
 from tests.chaos.diary import Entry
 from tests.chaos.evidence import Evidence
 from tests.chaos.invariants import GatewayPut
-from tests.chaos.leaks import leaks_in_files
+from tests.chaos.leaks import leaks_in_files, leaks_in_processes
 from tests.chaos.scale import small
 
 SEED = 7
@@ -61,6 +63,17 @@ def test_two_puts_at_once_are_found() -> None:
     assert len([*invariants.overlaps(evidence_of(*both))]) == 1
     assert len([*invariants.gateway_overlaps(evidence_of(*both), seen)]) == 1
     assert [*invariants.overlaps(evidence_of(degraded, *both))] == []
+
+
+def test_only_a_degraded_process_needs_no_reason() -> None:
+    """A mint of a process that is alone is its own affair; anybody else's still needs a reason."""
+    degraded = [line(10.2, 2, "cache.degraded", slot=SLOT, reason="full")]
+    first, alone, other = minted(10.0, 1, "a"), minted(10.3, 2, "b"), minted(10.6, 3, "c")
+
+    counts, faults = invariants.reasons(evidence_of(first, degraded, alone), SCALE)
+    assert (counts, faults) == ({"cold": 1, "degraded": 1}, [])
+    _, faults = invariants.reasons(evidence_of(first, degraded, alone, other), SCALE)
+    assert len(faults) == 1
 
 
 def test_a_put_after_its_predecessors_client_was_killed_is_none_at_once() -> None:
@@ -159,3 +172,13 @@ def test_a_secret_in_a_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "clean").write_text("tds_ is how tokens begin")
 
     assert len([*leaks_in_files([tmp_path], "tr_dev_secret")]) == 2
+
+
+def test_a_key_in_the_arguments_of_a_child_is_found() -> None:
+    """C10: the arguments of every process that comes from this one are searched."""
+    command = [sys.executable, "-c", "input()", "tr_dev_in_arguments"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+        found = [*leaks_in_processes("tr_dev_in_arguments")]
+        child.communicate(b"\n")
+
+    assert found == [f"secret: the arguments in /proc/{child.pid}/cmdline holds the key"]
