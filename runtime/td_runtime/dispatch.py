@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -70,6 +70,7 @@ class Dispatcher:
         concurrency: Places of one worker.
         pool: The workers; set before :meth:`run`.
         on_fatal: Called when the store fails: nothing can be promised any more.
+        check_payloads: Raises TriggerError for a payload that does not fit its task's type.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Dispatcher:
         limits: LimitsConfig,
         concurrency: int,
         on_fatal: Callable[[BaseException], None],
+        check_payloads: Callable[[list[TriggerItem]], Awaitable[None]] | None = None,
     ) -> None:
+        self._check_payloads = check_payloads
         self._store = store
         self._tasks = tasks
         self._queues = queue_limits(tasks.values())
@@ -404,12 +407,14 @@ class Dispatcher:
             triggered_by: Who asks, in words, if no run does.
 
         Raises:
-            TriggerError: Nothing was accepted: an unknown task, a payload or a batch too large, or
-                no room in the queue.
+            TriggerError: Nothing was accepted: an unknown task, a payload or a batch too large, a
+                payload that does not fit its task, or no room in the queue.
             ParentCanceledError: The run that asks was canceled with its children.
             StoreError: The store cannot take them.
         """
         check_items(items, tasks=self._tasks, limits=self._limits, backlog=self._backlog)
+        if self._check_payloads is not None:
+            await self._check_payloads(items)
         accepted = await self._store.accept(
             _new_run(item, self._tasks[item.task], parent_id, triggered_by) for item in items
         )

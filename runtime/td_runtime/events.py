@@ -106,6 +106,9 @@ _EVENTS: Final = (
     # runs
     _event("run.accepted", "info", "A run was committed to the run store.", "run_id", "task",
            "parent_id"),
+    _event("payload.unchecked", "warning",
+           "Payloads could not be compared with type hints at trigger; their runs will be.",
+           "reason"),
     _event("run.started", "info", "A worker began an attempt."),
     _event("run.waiting", "info", "A run waits for its children and freed its place.", "run_id",
            "task", "attempt"),

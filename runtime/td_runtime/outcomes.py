@@ -94,7 +94,7 @@ class Outcomes:
             changed = self._store.finish(*_attempt(run), Canceled(_IGNORED))
             self._then(changed, run, "run.canceled", error_message=_IGNORED.message)
             return
-        seconds = self._tasks[run.task].max_duration
+        seconds = run.max_duration or self._tasks[run.task].max_duration
         error = RunError(
             type="TimeoutError",
             message=f"the attempt took longer than max_duration ({seconds:g} s) and did not stop",

@@ -33,6 +33,7 @@ from td_runtime.folders import prepare_folders
 from td_runtime.gateway_process import GatewayProcess
 from td_runtime.inspector import inspect_tasks, task_specs
 from td_runtime.log_sink import LogSink
+from td_runtime.payloads import PayloadChecker
 from td_runtime.relay import NoticeRelay
 from td_runtime.requests import Requests
 from td_runtime.retention import Retention
@@ -94,6 +95,8 @@ class Supervisor:
         self._requests: Requests
         self._store: RunStore
         self._pool: WorkerPool
+        self._payloads: PayloadChecker
+        self._typed: set[str] = set()
         self._gateway: GatewayProcess | None = None
         self._first_worker = asyncio.Event()
 
@@ -133,6 +136,8 @@ class Supervisor:
         importlib.import_module("td_worker.process")
         for facts in inspect_tasks(self._config, keep=(self._sink.fd,)):
             log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
+            if facts.payload_schema is not None:
+                self._typed.add(facts.id)
         # Before there are signal handlers: a stop signal ends this wait.
         self._data_dir.wait_for_workers()
 
@@ -177,17 +182,26 @@ class Supervisor:
     async def _serve(self, url: str) -> None:
         for run in await self._store.requeue_unfinished():
             log.info("run.requeued", **run.log_context())
+        self._payloads = PayloadChecker(
+            self._config,
+            self._typed,
+            keep=(self._sink.fd,),
+            guard=self._sink.guard,
+            loop=self._loop,
+        )
         self._dispatcher = Dispatcher(
             self._store,
             {task.id: task for task in self._config.tasks},
             limits=self._config.limits,
             concurrency=self._config.runtime.concurrency,
             on_fatal=self._fail,
+            check_payloads=self._payloads.check,
         )
         retention = self._loop.create_task(Retention(self._store, self._config.store).run())
         retention.add_done_callback(self._hand_out_ended)
         self._pool = self._make_pool(url)
         self._pool.start()
+        self._payloads.start()
         self._requests = Requests(
             self._store, self._dispatcher, status=self._status, on_failed=self._fail
         )
@@ -236,6 +250,7 @@ class Supervisor:
         await self._drain_workers(timeout)
         await self._dispatcher.close()
         await self._answer_rest(control)
+        self._payloads.close()
         control.close()
         if self._gateway is not None:
             await self._gateway.stop()

@@ -5,9 +5,9 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -34,6 +34,36 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Where this task's own are."""
 
 
+class PayloadDecoder(Protocol):
+    """What turns a payload into what the function takes.
+
+    Raises:
+        msgspec.MsgspecError: It does not fit.
+    """
+
+    def decode(self, payload: bytes, /) -> Any: ...
+
+
+class _PydanticDecoder:
+    """Decodes into a pydantic model, which msgspec cannot. Pydantic is the task's, not ours."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def decode(self, payload: bytes, /) -> Any:
+        try:
+            return self._model.model_validate_json(payload)
+        except ValueError as error:
+            problems: list[Any] = getattr(error, "errors", list)()
+            shown = "; ".join(f"{each['msg']} - at `{_path(each['loc'])}`" for each in problems)
+            raise msgspec.ValidationError(shown or str(error)) from error
+
+
+def _path(keys: Iterable[Any]) -> str:
+    """Return where a value is, as msgspec writes it."""
+    return "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+
+
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What looking at a task found out; plain data, so that it crosses a process boundary."""
 
@@ -53,7 +83,7 @@ class Task:
     function: Callable[[Any], Any]
     is_async: bool
     payload_type: Any
-    decoder: "msgspec.json.Decoder[Any]"
+    decoder: PayloadDecoder
     hooks: HookSet = field(default_factory=HookSet)
 
     def decode(self, payload: bytes) -> Any:
@@ -180,9 +210,11 @@ def _signature_text(function: Any) -> str:
         return "(…)"
 
 
-def _payload_decoder(function: Any) -> "tuple[Any, msgspec.json.Decoder[Any]]":
+def _payload_decoder(function: Any) -> tuple[Any, PayloadDecoder]:
     """Return the payload's type and a decoder; a hint msgspec cannot decode counts as none."""
     payload_type = _payload_hint(function)
+    if hasattr(payload_type, "model_validate_json"):
+        return payload_type, _PydanticDecoder(payload_type)
     try:
         return payload_type, msgspec.json.Decoder(payload_type)
     # As below: a field's hint may name what is imported for type checkers only.
@@ -204,6 +236,9 @@ def _payload_hint(function: Any) -> Any:
 def _schema(payload_type: Any) -> dict[str, Any] | None:
     if payload_type is Any:
         return None
+    if hasattr(payload_type, "model_json_schema"):
+        schema: dict[str, Any] = payload_type.model_json_schema()
+        return schema
     try:
         return msgspec.json.schema(payload_type)
     except TypeError:
