@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -19,7 +19,9 @@ from td_worker import (
     StreamError,
     StreamWriteError,
     SubtaskUnwrapError,
+    WaitpointTimeoutError,
     context,
+    sessions,
     streams,
     sync,
     tasks,
@@ -127,6 +129,66 @@ async def fan_out(payload: list[str]) -> list[object]:
     return [one.unwrap() for one in results]
 
 
+approvals = streams.input("approvals")
+
+
+async def serve_session(payload: dict[str, str]) -> list[object]:
+    """Answer on a session what comes in, until nothing does for a day."""
+    session = sessions.open(payload["sessionId"])
+    stop = session.in_.on(lambda message: message == "stop")
+    assert_type(stop.off(), None)
+    result = await session.in_.wait(timeout=86_400)
+    assert_type(result.ok, bool)
+    assert_type(result.seq_num, int | None)
+    try:
+        question = Question(result.unwrap()["text"])
+    except WaitpointTimeoutError:
+        return []
+    async with session.out.writer() as writer:
+        assert_type(writer, streams.Writer)
+        async for token in ask_model(question.text):
+            await writer.write({"token": token})
+    assert_type(session.out.pipe(ask_model(question.text)), streams.StreamHandle)
+    assert_type(await session.channel("logs").out.append({"answered": question}), int)
+    assert_type(await session.out.write_control("turn-complete", {"a": "b"}), int)
+    assert_type(await session.out.trim_to(5), int)
+    assert_type(await session.in_.send({"text": "and now?"}), int | None)
+    assert_type(session.in_.last_dispatched_seq_num, int | None)
+    more = await session.in_.wait_with_idle_timeout(30, timeout=3600, on_suspend=lambda: None)
+    found = session.out.read(last_event_id=4, on_control=lambda control: print(control.subtype))
+    assert_type(found, AsyncGenerator[Any, None])
+    async with aclosing(found):
+        return [more.output, *[data async for data in found]]
+
+
+async def keep_sessions(payload: str) -> str | None:
+    """Start, find, change and end sessions."""
+    config = sessions.TriggerConfig(base_payload={"model": "small"}, max_attempts=2)
+    started = await sessions.start("support", "answer", external_id=payload, config=config)
+    assert_type(started, sessions.StartedSession)
+    assert_type(started.created_at, datetime)
+    assert_type(await sessions.retrieve(payload), sessions.Session)
+    assert_type(await sessions.update(payload, tags=["vip"], metadata=None), sessions.Session)
+    async for session in sessions.list(status="ACTIVE", tags=["vip"]):
+        assert_type(session, sessions.Session)
+    closed = await sessions.close(payload, reason="done")
+
+    return assert_type(closed.closed_reason, str | None)
+
+
+async def approve(payload: str) -> object:
+    """Wait for a client's word, and pass it on."""
+
+    async def note(decision: dict[str, bool]) -> None:
+        await streams.append("log", decision)
+
+    approvals.on(note).off()
+    decision = (await approvals.once(timeout=30)).unwrap()
+    await approvals.send(payload, decision)
+
+    return approvals.peek()
+
+
 async def know_who_i_am(payload: None) -> dict[str, object]:
     """Look into the context."""
     return {
@@ -165,6 +227,26 @@ def read_blocking(payload: str) -> list[object]:
     assert_type(chunks, Generator[Any, None, None])
     with closing(progress.read(payload, start_index=0)) as mine:
         return [*mine, *chunks]
+
+
+def serve_session_blocking(payload: dict[str, str]) -> list[object]:
+    """Answer on a session without asyncio."""
+    session = sync.sessions.open(payload["sessionId"])
+    question = Question(session.in_.wait(timeout=86_400).unwrap()["text"])
+    with session.out.writer() as writer:
+        assert_type(writer, sync.streams.Writer)
+        writer.write({"token": question.text})
+    assert_type(session.out.pipe(ask_model_blocking("again")), sync.streams.StreamHandle)
+    assert_type(session.channel("logs").out.append("line"), int)
+    assert_type(session.out.write_control("turn-complete"), int)
+    assert_type(session.in_.send("text"), int | None)
+    assert_type(sync.sessions.start("support", "answer"), sync.sessions.StartedSession)
+    assert_type(list(sync.sessions.list(status="CLOSED")), list[sync.sessions.Session])
+    assert_type(sync.streams.input("approvals").once(timeout=1).ok, bool)
+    found = session.out.read(timeout=timedelta(minutes=1))
+    assert_type(found, Generator[Any, None, None])
+
+    return list(found)
 
 
 def fan_out_blocking(payload: list[str]) -> object:

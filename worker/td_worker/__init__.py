@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 from td_worker.errors import (
     AbortTaskRunError,
     ChatChunkTooLargeError,
+    InputTimeoutError,
     NotInTaskError,
+    SessionClosedError,
     StreamError,
     StreamWriteError,
     SubtaskUnwrapError,
     TdWorkerError,
     TriggerRefusedError,
+    WaitpointTimeoutError,
 )
 
 # `from td_worker import streams` imports that module then, and not here: the command line needs
@@ -33,12 +36,15 @@ if TYPE_CHECKING:
 __all__ = [
     "AbortTaskRunError",
     "ChatChunkTooLargeError",
+    "InputTimeoutError",
     "NotInTaskError",
+    "SessionClosedError",
     "StreamError",
     "StreamWriteError",
     "SubtaskUnwrapError",
     "TdWorkerError",
     "TriggerRefusedError",
+    "WaitpointTimeoutError",
     "chat",
     "context",
     "sessions",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -30,7 +30,7 @@ from td_worker.session_items import PAGE_SIZE, SessionPage
 from td_worker.streams.canonical import known_slot
 from td_worker.streams.client import StreamClient
 from td_worker.streams.lane import Lane
-from td_worker.streams.parts import Part
+from td_worker.streams.parts import CONTROL_HEADER, Part
 from td_worker.streams.reader import Feed
 from td_worker.streams.subscription import Subscription
 from td_worker.tail import READ_TIMEOUT, Record, Tail, parse_twice
@@ -320,9 +320,9 @@ def control_headers(
     """Return the headers of a control record."""
     if not subtype:
         raise ValueError("a control record needs a subtype, such as 'turn-complete'")
-    extra = headers.items() if isinstance(headers, Mapping) else headers
+    named = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
 
-    return [("trigger-control", subtype), *extra]
+    return [(CONTROL_HEADER, subtype), *named]
 
 
 def control_of(part: Part) -> Control | None:
@@ -420,9 +420,9 @@ async def _records(client: StreamClient, slot: Slot, after: str | None) -> list[
 
 def _stored(record: _StoredRecord) -> Record | Control:
     headers = dict(record.headers)
-    if "trigger-control" in headers:
+    if CONTROL_HEADER in headers:
         return Control(
-            subtype=headers["trigger-control"],
+            subtype=headers[CONTROL_HEADER],
             headers=headers,
             seq_num=record.seq_num,
             timestamp=record.timestamp,
