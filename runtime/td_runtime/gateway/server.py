@@ -8,6 +8,7 @@ import socket
 from typing import Any, Final
 
 from granian.constants import Interfaces
+from granian.http import HTTP2Settings
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
@@ -15,6 +16,11 @@ from td_runtime.gateway.errors import PortUnavailableError
 
 BACKLOG: Final = 1024
 CONNECTIONS_MAX: Final = 8192  # each open read holds one
+# A client of the stream store may have thousands of small frames on their way. The HTTP/2 library
+# closes a connection when those not yet read, at 256 bytes less their own size, come to more than
+# half its window; so the window is large, and that of a stream is not.
+CONNECTION_WINDOW: Final = 64 * 1024 * 1024
+STREAM_WINDOW: Final = 256 * 1024
 PREDECESSOR_S: Final = 2.5  # how long a gateway takes to end, and a little more
 _RETRY_S: Final = 0.05
 
@@ -38,6 +44,10 @@ class GatewayServer(Server):
             backpressure=CONNECTIONS_MAX,
             websockets=False,
             log_enabled=False,
+            http2_settings=HTTP2Settings(
+                initial_connection_window_size=CONNECTION_WINDOW,
+                initial_stream_window_size=STREAM_WINDOW,
+            ),
         )
         self._listener = listener
 
