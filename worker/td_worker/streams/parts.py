@@ -1,8 +1,6 @@
 """From server-sent events to the parts of a stream: S2's batches, or the events of a v1 stream."""
 
 # msgspec reads the annotations of these classes, so they must not be postponed.
-from collections import deque
-from collections.abc import Hashable
 from typing import Any, Final
 
 import msgspec
@@ -10,12 +8,10 @@ from httpx_sse import ServerSentEvent
 
 from td_worker.errors import ControlPlaneRefusedError, ControlPlaneUnreachableError
 from td_worker.streams.envelope import Envelope, decode_envelope
+from td_worker.streams.seen import Seen
 
 CONTROL_HEADER: Final = "trigger-control"
 """The header that makes a record a control record."""
-
-DEDUPE_WINDOW: Final = 5000
-"""Envelope ids remembered: those of five full appends."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,26 +35,6 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     def control(self) -> str | None:
         """What a control record says, such as `turn-complete`; None for all other records."""
         return next((value for name, value in self.headers if name == CONTROL_HEADER), None)
-
-
-class Seen:
-    """The last envelope ids, so that a record that was sent twice is read once."""
-
-    def __init__(self, window: int = DEDUPE_WINDOW) -> None:
-        self._window = window
-        self._ids: set[Hashable] = set()
-        self._order: deque[Hashable] = deque()
-
-    def add(self, envelope_id: Hashable) -> bool:
-        """Remember an id; False when it is known."""
-        if envelope_id in self._ids:
-            return False
-        self._ids.add(envelope_id)
-        self._order.append(envelope_id)
-        if len(self._order) > self._window:
-            self._ids.discard(self._order.popleft())
-
-        return True
 
 
 class _Record(msgspec.Struct):

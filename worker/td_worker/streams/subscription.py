@@ -19,8 +19,9 @@ from httpx_sse import ServerSentEvent
 
 from td_worker.control_plane import SseBody
 from td_worker.errors import ControlPlaneError, ControlPlaneUnreachableError
-from td_worker.streams.parts import Part, Seen, parse_event
+from td_worker.streams.parts import Part, parse_event
 from td_worker.streams.policy import backoff
+from td_worker.streams.seen import Seen
 
 log = structlog.get_logger()
 
