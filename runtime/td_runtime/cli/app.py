@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from td_runtime.cli import check, credentials, env, platform, run, start, status, streams, trigger
+from td_runtime.cli import check, credentials, env, platform, run, start, status, store, streams, trigger
 from td_runtime.errors import ExitCode
 
 __all__ = ["app"]
@@ -51,4 +51,5 @@ app.command("env")(env.env)
 
 app.add_typer(streams.app, name="streams")
 app.add_typer(credentials.app, name="credentials")
+app.add_typer(store.app, name="store")
 app.add_typer(platform.app, name="platform")
