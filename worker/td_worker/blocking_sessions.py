@@ -28,6 +28,7 @@ from td_worker.blocking_session_channels import (
     SessionOut,
 )
 from td_worker.context import refuse_on_event_loop
+from td_worker.input_calls import InputResult, Subscription
 from td_worker.session_calls import (
     SESSIONS,
     Control,
@@ -50,14 +51,15 @@ from td_worker.tail import Record
 
 __all__ = [
     "Control",
+    "InputResult",
     "Record",
     "Session",
     "SessionChannel",
     "SessionHandle",
     "SessionIn",
     "SessionOut",
-    "SessionStatus",
     "StartedSession",
+    "Subscription",
     "TriggerConfig",
     "close",
     "list",

@@ -25,7 +25,14 @@ Callback = Callable[[], Awaitable[object] | object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputResult:
-    """What `once` and `wait` return: a record, or why there is none."""
+    """
+    What `once` and `wait` return: a record, or why there is none.
+
+    ```python
+    result = await sessions.open("order-17").in_.once(timeout=30)
+    text = result.output["text"] if result.ok else "nothing came"
+    ```
+    """
 
     record: Record | None = None
     error: InputTimeoutError | WaitpointTimeoutError | None = None
@@ -59,7 +66,16 @@ class InputResult:
 
 
 class Subscription:
-    """A handler that is called with what comes in; made by `on`."""
+    """
+    A handler that is called with what comes in; made by `on`.
+
+    ```python
+    in_ = sessions.open("order-17").in_
+    subscription = in_.on(print)
+    first = (await in_.once()).unwrap()
+    subscription.off()
+    ```
+    """
 
     def __init__(self, tail: Tail, handler: Handler) -> None:
         self._tail = tail

@@ -70,8 +70,9 @@ class Input:
         nobody takes, nothing more is read.
 
         ```python
-        stop = session.in_.on(lambda message: message.get("type") == "stop")
-        stop.off()
+        in_ = sessions.open("order-17").in_
+        subscription = in_.on(lambda message: message.get("type") == "stop")
+        subscription.off()
         ```
         """
         tail = self._source.tail()

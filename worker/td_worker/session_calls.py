@@ -50,7 +50,16 @@ _PART_ID_CHARS: Final = 21
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """A control record: no data, but a meaning."""
+    """
+    A control record: no data, but a meaning.
+
+    ```python
+    controls = []
+    async for token in sessions.open("order-17").out.read(timeout=1, on_control=controls.append):
+        ...
+    turns = [control.seq_num for control in controls if control.subtype == "turn-complete"]
+    ```
+    """
 
     subtype: str
     """For example `turn-complete`."""

@@ -196,7 +196,14 @@ class SessionIn(Input):
 
 
 class SessionChannel:
-    """A named channel of a session, beside its own; made by `SessionHandle.channel`."""
+    """
+    A named channel of a session, beside its own; made by `SessionHandle.channel`.
+
+    ```python
+    logs = sessions.open("order-17").channel("logs")
+    await logs.out.append("the order was found")
+    ```
+    """
 
     def __init__(self, session_id: str, name: str) -> None:
         self.name = name
@@ -207,6 +214,11 @@ class SessionChannel:
 class SessionHandle:
     """
     A session to write to and to read from; made by `sessions.open`, without a request.
+
+    ```python
+    session = sessions.open("order-17")
+    await session.out.append({"text": f"this is {session.id}"})
+    ```
 
     Attributes:
         id: As it was opened by.

@@ -25,7 +25,14 @@ class TriggerConfig(
     rename="camel",
     omit_defaults=True,
 ):
-    """How the runs of a session are started."""
+    """
+    How the runs of a session are started.
+
+    ```python
+    config = sessions.TriggerConfig(base_payload={"model": "small"}, max_attempts=2)
+    await sessions.start("support", "answer", external_id="order-18", config=config)
+    ```
+    """
 
     base_payload: dict[str, Any] = {}
     """What every run gets as its payload, besides `sessionId`."""
@@ -41,7 +48,14 @@ class TriggerConfig(
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A session as the control plane keeps it."""
+    """
+    A session as the control plane keeps it.
+
+    ```python
+    session = await sessions.retrieve("order-17")
+    print(session.id, session.current_run_id, session.closed_at)
+    ```
+    """
 
     id: str
     """Given by the control plane: `session_...`."""
@@ -61,7 +75,14 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class StartedSession(Session, frozen=True, kw_only=True, rename="camel"):
-    """What `sessions.start` returns."""
+    """
+    What `sessions.start` returns.
+
+    ```python
+    session = await sessions.start("support", "answer", external_id="order-19")
+    token = session.public_access_token  # for the browser
+    ```
+    """
 
     run_id: str
     """The run that serves the session."""

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from td_worker.input_calls import InputResult, Subscription
 from td_worker.session_calls import (
     SESSIONS,
     Control,
@@ -46,14 +47,15 @@ from td_worker.tail import Record
 
 __all__ = [
     "Control",
+    "InputResult",
     "Record",
     "Session",
     "SessionChannel",
     "SessionHandle",
     "SessionIn",
     "SessionOut",
-    "SessionStatus",
     "StartedSession",
+    "Subscription",
     "TriggerConfig",
     "close",
     "list",
@@ -67,6 +69,10 @@ __all__ = [
 def open(session_id: str) -> SessionHandle:  # noqa: A001  the official SDK's word
     """
     Return a session to write to and to read from, by either of its ids; needs no request.
+
+    ```python
+    session = sessions.open("order-17")
+    ```
 
     Args:
         session_id: What the control plane calls it (`session_...`), or its external id.
@@ -127,6 +133,10 @@ async def retrieve(session_id: str) -> Session:
     """
     Return what is known of a session, by either of its ids.
 
+    ```python
+    session = await sessions.retrieve("order-17")
+    ```
+
     Raises:
         ControlPlaneError: There is no such session, or no answer.
     """
@@ -142,6 +152,10 @@ async def update(
     """
     Change what is kept with a session; what is not given stays, and None clears the metadata.
 
+    ```python
+    await sessions.update("order-17", tags=["vip"])
+    ```
+
     Raises:
         ControlPlaneError: There is no such session, or it was not changed.
     """
@@ -153,6 +167,10 @@ async def update(
 async def close(session_id: str, *, reason: str | None = None) -> Session:
     """
     End a session, for good; to close it again changes nothing.
+
+    ```python
+    await sessions.close("order-17", reason="delivered")
+    ```
 
     Args:
         session_id: Either of its ids.

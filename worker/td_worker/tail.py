@@ -40,7 +40,18 @@ MAX_BUFFERED: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record of a channel or an input stream."""
+    """
+    One record of a channel or an input stream.
+
+    ```python
+    def note(record: sessions.Record) -> None:
+        print(record.seq_num, record.timestamp, record.data)
+
+    in_ = sessions.open("order-17").in_
+    in_.on_record(note)
+    first = (await in_.once()).unwrap()
+    ```
+    """
 
     seq_num: int
     data: Any
