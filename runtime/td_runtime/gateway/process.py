@@ -16,10 +16,14 @@ from td_runtime.gateway.app import build_app
 from td_runtime.gateway.errors import GatewayError, StoreOpenError
 from td_runtime.gateway.journal import Journal
 from td_runtime.gateway.platform import Platform
+from td_runtime.gateway.platform.access import load_jwt
 from td_runtime.gateway.server import GatewayServer, listen
 from td_runtime.gateway.settings import Settings, parse_settings
 
 STOP_S: Final = 2.0  # for requests in flight, when asked to stop
+# Open sessions are told at once; what they send last goes through the server's threads, and nothing
+# says when it has left. A client that is first told that the connection ends reads nothing else.
+DRAIN_S: Final = 0.1
 ORPHAN_STOP_S: Final = 0.7  # the same, when the supervisor is gone
 EXPIRE_INTERVAL_S: Final = 3600.0
 SWITCH_INTERVAL_S: Final = 0.001
@@ -84,6 +88,7 @@ class Gateway:
             chores.result()
         chores.cancel()
         platform.stop()
+        await asyncio.sleep(DRAIN_S)
         server.end()
         is_clean = await self._finish(serving)
         self._journal.write("info", "gateway.stopped", is_clean=is_clean)
@@ -111,6 +116,7 @@ class Gateway:
     async def _do_chores(self, platform: Platform) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._journal.prepare)
+        await loop.run_in_executor(None, load_jwt)  # or the first token would hold up the loop
         self._journal.write("info", "gateway.opened", address=self._settings.netloc)
         while True:
             await self._expire(platform)
