@@ -86,6 +86,17 @@ def test_config_is_frozen(tmp_path):
         config.runtime.workers = 3  # type: ignore[misc]
 
 
+def test_origins_are_spelled_as_browsers_do(tmp_path):
+    """Large letters, a slash at the end and the scheme's own port go; another port stays."""
+    text = (
+        '[gateway]\nallow_origins = ["HTTPS://App.Test:443/", "http://[::1]:80", "http://x:81"]\n'
+    )
+
+    config = load(tmp_path, text + TASK)
+
+    assert config.gateway.allow_origins == ("https://app.test", "http://[::1]", "http://x:81")
+
+
 def test_variables_override_the_file(tmp_path):
     """`TD_RUNTIME_<SECTION>__<KEY>` wins over the file and is read as the key's type."""
     config = load(
@@ -96,6 +107,7 @@ def test_variables_override_the_file(tmp_path):
             "TD_RUNTIME_LOG__LEVEL": "debug",
             "TD_RUNTIME_GATEWAY__ALLOW_OTHER_INTERFACES": "true",
             "TD_RUNTIME_GATEWAY__LISTEN": "0.0.0.0:8080",
+            "TD_RUNTIME_GATEWAY__ALLOW_ORIGINS": "https://a.test, http://b.test:3000",
             "TD_RUNTIME_CREDENTIALS__DIR": "/var/cache/td",
             "TD_RUNTIME_CONFIG": "elsewhere.toml",
         },
@@ -104,6 +116,7 @@ def test_variables_override_the_file(tmp_path):
     assert config.runtime.workers == 8
     assert config.log.level == "debug"
     assert str(config.gateway.listen) == "0.0.0.0:8080"
+    assert config.gateway.allow_origins == ("https://a.test", "http://b.test:3000")
     assert config.credentials.dir == Path("/var/cache/td")
 
 
@@ -214,6 +227,18 @@ BROKEN = {
         ["control_plane.secret_key", "no.txt", "No such file"],
     ),
     "bad listen": ('[gateway]\nlisten = "8080"\n', ['gateway.listen = "8080"', '"HOST:PORT"']),
+    "origins no list": (
+        '[gateway]\nallow_origins = "https://app.example"\n',
+        ["gateway.allow_origins", "a list of origins"],
+    ),
+    "origin with a path": (
+        '[gateway]\nallow_origins = ["https://app.example/chat"]\n',
+        ["gateway.allow_origins", "without credentials, path"],
+    ),
+    "origin of no page": (
+        '[gateway]\nallow_origins = ["*"]\n',
+        ["gateway.allow_origins", "a list of origins"],
+    ),
     "port too large": ('[gateway]\nlisten = "[::1]:70000"\n', ['"[::1]:70000"', "0 to 65535"]),
     "open to others": (
         '[gateway]\nlisten = "0.0.0.0:80"\n',

@@ -157,13 +157,26 @@ class ChannelRoutes:
         refusal = _refuse_ended(channel.session)
         if refusal is not None:
             return refusal
-        if io == "in" and channel.name == MAIN and channel.session is not None:
-            await self._ensure_run(channel.session)
         text = body.decode("utf-8", "replace")
-        if io == "in":
-            text = strip_forged_source(text)
+        part_id = exchange.headers.get("x-part-id")
+        if io == "out" or channel.name != MAIN or channel.session is None:
+            text = text if io == "out" else strip_forged_source(text)
+            return await self._store(channel.stream(io), text, part_id)
 
-        return await self._store(channel.stream(io), text, exchange.headers.get("x-part-id"))
+        return await self._deliver(channel.session, channel.stream(io), text, part_id)
+
+    async def _deliver(
+        self, session: Session, stream: str, text: str, part_id: str | None
+    ) -> Reply:
+        """Store a message to the agent, and have an agent there."""
+        was_live = self._session_runs.is_live(session)
+        if not was_live:
+            await self._ensure_run(session)
+        reply = await self._store(stream, strip_forged_source(text), part_id)
+        if was_live:  # and may have ended before it could see the message
+            await self._ensure_run(session)
+
+        return reply
 
     async def _ensure_run(self, session: Session) -> None:
         """Have somebody there to read the message; without, it waits in the stream."""
