@@ -594,5 +594,8 @@ def _assigned(run: Run) -> AssignedRun:
         root_id=run.root_id,
         max_attempts=run.max_attempts,
         max_duration=run.max_duration,
+        tags=run.tags,
+        metadata=run.metadata,
+        stream_run_id=run.stream_run_id,
         attempts_used=run.attempts_used,
     )

@@ -45,6 +45,11 @@ class RunInfo:
     """The run that triggered this one, None for a root run."""
     root_id: str | None = None
     """The run at the top of the family, None for a root run."""
+    tags: tuple[str, ...] = ()
+    metadata: Any = None
+    """What it was triggered with, as it was when this attempt began."""
+    stream_run_id: str | None = None
+    """The run whose streams it writes to by default, if not its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 
 from td_worker import context
@@ -210,4 +211,7 @@ def _run_info(run: AssignedRun) -> RunInfo:
         id=run.id,
         parent_id=run.parent_id,
         root_id=None if run.root_id == run.id else run.root_id,
+        tags=run.tags,
+        metadata=None if run.metadata is None else msgspec.json.decode(run.metadata),
+        stream_run_id=run.stream_run_id,
     )

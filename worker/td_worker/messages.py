@@ -88,6 +88,11 @@ class AssignedRun(msgspec.Struct, frozen=True, kw_only=True):
     """In place of the task's."""
     max_duration: float | None = None
     """Seconds this attempt may take, in place of the task's."""
+    tags: tuple[str, ...] = ()
+    metadata: bytes | None = None
+    """JSON text, as it was at hand-out."""
+    stream_run_id: str | None = None
+    """The id under which the run writes to run streams, if not its own."""
 
 
 class TriggerItem(msgspec.Struct, frozen=True, kw_only=True):

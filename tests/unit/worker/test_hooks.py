@@ -765,3 +765,16 @@ async def test_an_async_generator_is_no_middleware(bench: Bench) -> None:
 
     with pytest.raises(TaskLoadError, match="calls `call_next"):
         load_task(TaskSpec(id="t", entrypoint=f"{__name__}:returns", hooks=tuple(bench._own)))
+
+
+async def test_what_a_run_was_triggered_with(bench: Bench) -> None:
+    """Tags, metadata and the run to stream to are in context.run."""
+
+    async def task(payload: Any) -> Any:
+        run = context.run
+        return [run.tags, run.metadata, run.stream_run_id]
+
+    facts: dict[str, Any] = {"tags": ("a",), "metadata": b'{"n":1}', "stream_run_id": "run_2"}
+    bench.executor(task).start(assigned(**facts))
+
+    assert (await bench.outcomes.get()).output == b'[["a"],{"n":1},"run_2"]'

@@ -14,7 +14,8 @@ def resolve_target(target: str | None, run: RunInfo | None) -> str:
     Return the id of the run whose stream is meant.
 
     Args:
-        target: `self` or None, `parent`, `root` (both fall back to the run itself), or a run id.
+        target: `self` or None (the run, or the one it was triggered to stream to), `parent`, `root`
+            (both fall back to the run itself), or a run id.
         run: The current run, None outside a task.
 
     Raises:
@@ -31,7 +32,7 @@ def resolve_target(target: str | None, run: RunInfo | None) -> str:
     if target == "root":
         return run.root_id or run.id
 
-    return run.id
+    return run.stream_run_id or run.id
 
 
 def run_slot(target: str | None, key: str, execution: Execution | None) -> Slot:
