@@ -292,6 +292,7 @@ class FakePlatform:
         app.router.add_post("/v1/streams/{stream}/records", self._append)
         app.router.add_get("/v1/streams/{stream}/records/tail", self._tail)
         app.router.add_get("/platform/v1/ping", self._ping)
+        app.router.add_post("/api/v1/auth/jwt/claims", self._claims)
         self.sessions.add_routes(app)
 
         return app
@@ -391,6 +392,11 @@ class FakePlatform:
             await response.write(b"data: [DONE]\n\n")
 
         return response
+
+    async def _claims(self, request: web.Request) -> web.StreamResponse:
+        refused = self.check_caller(request)
+
+        return refused or web.json_response({"sub": "env_fake", "pub": True})
 
     async def _ping(self, request: web.Request) -> web.StreamResponse:
         refused = self.check_caller(request)

@@ -73,11 +73,13 @@ _UNKNOWN: Final = "unknown"
 
 def parse_payload(value: Any) -> ChatPayload:
     """
-    Return `value`, plain data, as a payload.
+    Return `value`, plain data, as a payload; a key that is null counts as absent.
 
     Raises:
         ValueError: It is none; the message names the key that is wrong.
     """
+    if isinstance(value, dict):
+        value = {key: fact for key, fact in value.items() if fact is not None}
     try:
         return msgspec.convert(value, ChatPayload)
     except msgspec.ValidationError as error:
