@@ -21,6 +21,7 @@ from td_worker.input_calls import (
     Subscription,
     grace,
     is_coroutine_function,
+    patience,
     received,
     send_input,
     skipped,
@@ -66,7 +67,7 @@ class Input:
         tail = self._source.tail()
         waiter = tail.take()
         with taking(tail, waiter):
-            record = _arrival(waiter, timeout) or withdraw(waiter)
+            record = _arrival(waiter, patience(tail, timeout)) or withdraw(waiter)
 
         return received(tail, record, timeout)
 
@@ -166,6 +167,10 @@ class _Thread:
             refused: Future[bool] = Future()
             refused.set_result(False)
             return refused
+
+    def release(self) -> None:
+        """Let the thread end."""
+        self._threads.shutdown(wait=False)
 
     def close(self) -> None:
         """Call it no more."""

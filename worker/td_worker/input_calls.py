@@ -169,6 +169,11 @@ def grace(timeout: float | None) -> float:
     return GRACE if timeout is None else min(GRACE, timeout)
 
 
+def patience(tail: Tail, timeout: float | None) -> float | None:
+    """Return how long to wait: what is there already is taken, however short the time-out."""
+    return max(timeout, 1.0) if timeout is not None and tail.peek() is not None else timeout
+
+
 def received(tail: Tail, record: Record | None, timeout: float | None) -> InputResult:
     """Return what `once` does."""
     error = InputTimeoutError(tail.name, timeout or 0) if record is None else None

@@ -28,6 +28,7 @@ from td_worker.input_calls import (
     Subscription,
     grace,
     is_coroutine_function,
+    patience,
     received,
     send_input,
     skipped,
@@ -96,7 +97,7 @@ class Input:
         tail = self._source.tail()
         waiter = tail.take()
         with taking(tail, waiter):
-            record = await _arrival(waiter, timeout) or withdraw(waiter)
+            record = await _arrival(waiter, patience(tail, timeout)) or withdraw(waiter)
 
         return received(tail, record, timeout)
 
@@ -240,6 +241,8 @@ class _Caller(_OnLoop):
     def close(self) -> None:
         """There is nothing under way."""
 
+    release = close
+
     def _call(self, record: Record, answer: Future[bool]) -> None:
         taken = False
         try:
@@ -269,6 +272,9 @@ class _Worker(_OnLoop):
             answer.set_result(True)
 
         return answer
+
+    def release(self) -> None:
+        """Work on with what is queued."""
 
     def close(self) -> None:
         """Stop working: the run has ended."""

@@ -66,6 +66,10 @@ class Handler(Protocol):
         """Have the record looked at; the future says whether it was taken."""
         ...
 
+    def release(self) -> None:
+        """Nothing more will be offered; what was taken is still worked on."""
+        ...
+
     def close(self) -> None:
         """Work on nothing more."""
         ...
@@ -224,6 +228,7 @@ class Tail:
     def _forget(self, handler: Handler) -> None:
         if handler in self._handlers:
             self._handlers.remove(handler)
+            handler.release()
 
     def _fail(self, error: BaseException) -> None:
         while self._waiters:

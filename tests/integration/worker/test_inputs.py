@@ -138,6 +138,7 @@ async def test_peek_leaves_what_it_shows(platform: FakePlatform):
 
     assert (in_.peek(), in_.peek()) == ("a", "a")
     assert in_.last_dispatched_seq_num is None
+    assert (await in_.once(timeout=0)).unwrap() == "a"
 
 
 async def test_a_coroutine_function_works_through_what_comes(platform: FakePlatform):
@@ -262,6 +263,7 @@ async def test_a_refused_tail_fails_those_who_wait(platform: FakePlatform):
     assert (await in_.wait()).unwrap() == "a"
 
 
+@pytest.mark.conformance("E11")
 async def test_sends_are_stored_once(platform: FakePlatform):
     """A send whose answer got lost is tried again under the same part id, and stored once."""
     in_ = sessions.open("s").in_

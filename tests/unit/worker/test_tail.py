@@ -56,6 +56,9 @@ class Asked:
         answer.set_result(record.seq_num in self.takes)
         return answer
 
+    def release(self) -> None:
+        """There is nothing under way."""
+
     def close(self) -> None:
         """Note the end."""
         self.closed = True
