@@ -161,7 +161,8 @@ class H2Session:
 
     def _note(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ResponseReceived):
-            self.status = int(dict(event.headers)[":status"])
+            headers: Any = dict(event.headers)
+            self.status = int(headers[":status"])
         elif isinstance(event, h2.events.DataReceived):
             self._body += event.data
             self._connection.acknowledge_received_data(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from td_runtime.gateway.errors import StreamNotFoundError
-from td_runtime.gateway.platform import RETENTION_S, Platform, sequencer
+from td_runtime.gateway.errors import RecordsInvalidError, StreamNotFoundError
+from td_runtime.gateway.platform import Platform, sequencer
 from td_runtime.gateway.platform.reading import ReadLimit
-from td_runtime.gateway.platform.records import Batch, StoredRecord, make_batch
+from td_runtime.gateway.platform.records import Batch, StoredRecord, StreamPosition, make_batch
+from td_runtime.gateway.platform.sequencer import AppendAck
 from td_runtime.gateway.platform.storage import Storage
-from td_runtime.gateway.platform.streams import Streams
+from td_runtime.gateway.platform.stream_config import RETENTION_S
+from td_runtime.gateway.platform.streams import Creation, Series, Streams
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -170,3 +173,86 @@ async def test_the_platform_keeps_thirty_days(tmp_path: Path) -> None:
         (tokens,) = connection.execute("SELECT count(*) FROM tokens").fetchone()
     assert (RETENTION_S, kept, gone, tokens) == (30 * 24 * 3600, 0, 1, 0)
     assert token.startswith("tds_")
+
+
+async def test_nothing_of_a_series_is_stored_after_a_failure(
+    storage: Storage, streams: Streams
+) -> None:
+    """Also when it is the file that refuses: the batches behind the failed one are not stored."""
+    series = Series()
+
+    def broken(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO nothing VALUES (1)")
+
+    def append(body: bytes, match_seq_num: int | None = None) -> asyncio.Future[AppendAck]:
+        made = make_batch([StoredRecord(None, body)], match_seq_num=match_seq_num)
+        return streams.submit("s", made, creation=Creation(), series=series)
+
+    outcomes = await asyncio.gather(
+        append(b"0"),
+        append(b"1", match_seq_num=9),
+        append(b"2"),
+        storage.write(broken),
+        append(b"3"),
+        return_exceptions=True,
+    )
+
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    assert kinds == [
+        "AppendAck",
+        "SeqNumMismatchError",
+        "SessionBrokenError",
+        "StoreUnavailableError",
+        "SessionBrokenError",
+    ]
+    assert (await streams.tail("s")).seq_num == 1
+
+
+async def test_a_configured_stream_stamps_as_it_says(streams: Streams) -> None:
+    """Arrival time, required timestamps and the future are as a stream's configuration says."""
+    future = 10**14
+
+    async def stamp(mode: str, timestamp: int | None, *, uncapped: bool = False) -> int:
+        config = {"timestamping": {"mode": mode, "uncapped": uncapped}}
+        await streams.create(f"{mode}{uncapped}", Creation(json.dumps(config), "again"))
+        made = make_batch([StoredRecord(timestamp, b"x")])
+        return (await streams.append(f"{mode}{uncapped}", made)).start.timestamp
+
+    assert await stamp("client-prefer", 5) == 5
+    assert await stamp("client-prefer", future) < future
+    assert await stamp("client-prefer", future, uncapped=True) == future
+    assert await stamp("arrival", 5) > 5
+    assert await stamp("client-require", 7) == 7
+    with pytest.raises(RecordsInvalidError):
+        await stamp("client-require", None)
+
+
+async def test_a_deleted_stream_begins_anew(streams: Streams) -> None:
+    """Nothing of a deleted stream is left: number, fence, records, configuration."""
+    await streams.create("s", Creation('{"timestamping": {"mode": "arrival"}}'))
+    fence = make_batch([StoredRecord(None, b"mine", [(b"", b"fence")])])
+    await streams.append("s", fence)
+
+    await streams.delete("s")
+
+    with pytest.raises(StreamNotFoundError):
+        await streams.tail("s")
+    made = make_batch([StoredRecord(5, b"new")], fencing_token="", match_seq_num=0)
+    assert (await streams.append("s", made, is_creating=True)).start == StreamPosition(0, 5)
+
+
+async def test_a_stream_may_keep_its_records_for_less_long(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream's own retention deletes its old records, and leaves those of others."""
+    await streams.create("short", Creation('{"retention_policy": {"age": 60}}'))
+    for name in ("short", "long"):
+        await streams.append(name, make_batch([StoredRecord(None, b"x")]), is_creating=True)
+    later = time.time() + 120
+    monkeypatch.setattr("td_runtime.gateway.platform.streams.time.time", lambda: later)
+
+    gone = await streams.expire(before_ms=0)
+
+    assert gone == 1
+    assert (await streams.read("short", 0, ReadLimit())).records == []
+    assert len((await streams.read("long", 0, ReadLimit())).records) == 1
