@@ -81,11 +81,15 @@ class Scheduler:
 
     async def run(self) -> None:
         """Start runs when they are due, until cancelled."""
-        self._last = await self._records.last_ticks()
+        await self.load()
         while True:
             self._changed.clear()
             delay = await self.look()
             await self._sleep(delay)
+
+    async def load(self) -> None:
+        """Read how far the supervisors before this one came."""
+        self._last = await self._records.last_ticks()
 
     def reload(self, schedules: Mapping[str, Schedule]) -> None:
         """Go on with other schedules; a task that is new to having one begins now."""

@@ -37,10 +37,11 @@ from td_runtime.payloads import PayloadChecker
 from td_runtime.relay import NoticeRelay
 from td_runtime.requests import Requests
 from td_runtime.retention import Retention
+from td_runtime.scheduler import Scheduler, Tick
 from td_runtime.secret import Secret
 from td_runtime.store import RunStore, Status, open_store
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
-from td_worker.messages import FromWorker, NoticeSent
+from td_worker.messages import FromWorker, NoticeSent, TriggerItem
 
 # What workers need takes half of the start: it is imported while the gateway boots.
 if TYPE_CHECKING:
@@ -222,10 +223,26 @@ class Supervisor:
                     os.write(self._owner_fd, b"ready\n")
             handing_out = self._loop.create_task(self._dispatcher.run(self._pool))
             handing_out.add_done_callback(self._hand_out_ended)
+            ticking = self._loop.create_task(self._make_scheduler().run())
+            ticking.add_done_callback(self._hand_out_ended)
             await stopped
+            ticking.cancel()
             # Not cancelled: runs that are being claimed must reach their workers.
             self._dispatcher.stop()
             await asyncio.wait({handing_out})
+
+    def _make_scheduler(self) -> Scheduler:
+        async def accept(tick: Tick) -> None:
+            item = TriggerItem(task=tick.task, payload=tick.payload, idempotency_key=tick.key)
+            await self._dispatcher.accept([item], triggered_by="schedule")
+
+        schedules = {task.id: task.schedule for task in self._config.tasks}
+
+        return Scheduler(
+            {task: schedule for task, schedule in schedules.items() if schedule is not None},
+            records=self._store,
+            accept=accept,
+        )
 
     async def _all_ready(self, stopped: "asyncio.Task[bool]") -> bool:
         """Wait for the gateway and the first worker; False when we are to stop before that."""
@@ -381,6 +398,7 @@ class Supervisor:
                 on_given_up=self._fail,
             ),
             loop=self._loop,
+            kill_silent_after=runtime.kill_silent_after,
         )
 
     def _worker_settings(

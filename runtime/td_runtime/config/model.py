@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from td_runtime.config.places import (
     Folder,
@@ -21,6 +21,7 @@ from td_runtime.config.places import (
 )
 from td_runtime.config.rules import (
     Choice,
+    CronPattern,
     Duration,
     Entrypoint,
     HookPlaces,
@@ -28,10 +29,14 @@ from td_runtime.config.rules import (
     Size,
     Switch,
     TaskId,
+    TimeZone,
     WholeNumber,
 )
 from td_runtime.secret import Secret
 from td_runtime.units import Bytes, Seconds
+
+if TYPE_CHECKING:
+    from td_runtime.schedule import Schedule
 
 __all__ = [
     "Config",
@@ -78,6 +83,8 @@ class RuntimeConfig:
     """Seconds that task code may block the loop of its worker before the log says where."""
     kill_stalled_after: Annotated[Seconds | None, Duration(0.1, _DAY)] = None
     """Seconds after which such a worker is killed; None: never."""
+    kill_silent_after: Annotated[Seconds, Duration(0.4, _DAY)] = 60.0
+    """Seconds after which a worker that has runs and gives no answer at all is killed."""
     max_runs_per_worker: Annotated[int | None, WholeNumber(1, 1_000_000_000)] = None
     """Runs after which a worker is replaced, up to a tenth less; None: any number."""
     max_memory_per_worker: Annotated[Bytes | None, Size(16 * _MIB, 1 << 50)] = None
@@ -205,6 +212,12 @@ class TaskConfig:
     """The queue its runs wait in, which tasks may share; None: one of its own, `task/<id>`."""
     ttl: Annotated[Seconds | None, Duration(0.01, 365 * _DAY)] = None
     """Seconds after which a run that has not started expires; None: never."""
+    cron: Annotated[str | None, CronPattern()] = None
+    """When it runs by itself; None: only when it is triggered."""
+    timezone: Annotated[str, TimeZone()] = "UTC"
+    """Where the hours of `cron` are told."""
+    missed_ticks: Annotated[Literal["run_once", "skip"], Choice(("run_once", "skip"))] = "run_once"
+    """What becomes of ticks that nobody was there for: the newest one runs, or none."""
     retry: RetryConfig = RetryConfig()
     """When a failed run is tried again."""
     max_duration: Annotated[Seconds | None, Duration(0.01, 365 * _DAY)] = None
@@ -213,6 +226,16 @@ class TaskConfig:
     """Worker deaths blamed on a run after which it is CRASHED."""
     fail_on_stream_loss: Annotated[bool, Switch()] = False
     """Whether a run that lost stream records is FAILED instead of COMPLETED."""
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """When it runs by itself, if it does."""
+        from td_runtime.schedule import Schedule
+
+        if self.cron is None:
+            return None
+
+        return Schedule(pattern=self.cron, timezone=self.timezone, missed=self.missed_ticks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

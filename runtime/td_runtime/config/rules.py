@@ -25,6 +25,7 @@ from td_runtime.units import (
 
 __all__ = [
     "Choice",
+    "CronPattern",
     "Duration",
     "Entrypoint",
     "HookPlaces",
@@ -35,6 +36,7 @@ __all__ = [
     "Size",
     "Switch",
     "TaskId",
+    "TimeZone",
     "WholeNumber",
 ]
 
@@ -272,3 +274,42 @@ class HookPlaces(Rule[tuple[str, ...]]):
 
     def from_text(self, text: str) -> object:
         return text.split(",")
+
+
+@dataclass(frozen=True, slots=True)
+class CronPattern(Rule[str]):
+    """When a task runs by itself."""
+
+    def says(self) -> str:
+        return 'a cron pattern of five fields, such as "*/15 * * * *" or "0 9 * * MON-FRI"'
+
+    def read(self, value: object, site: Site) -> str:
+        from td_runtime.schedule import CronSimError, Schedule
+
+        if not isinstance(value, str):
+            raise self.refuse()
+        try:
+            Schedule(pattern=value)
+        except CronSimError as error:
+            raise RefusedError(f"{self.refuse()}; {str(error).lower()}") from error
+
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class TimeZone(Rule[str]):
+    """An IANA time zone that this machine knows."""
+
+    def says(self) -> str:
+        return 'a time zone that this machine knows, such as "UTC" or "Europe/Berlin"'
+
+    def read(self, value: object, site: Site) -> str:
+        from zoneinfo import available_timezones
+
+        zones = available_timezones()
+        if isinstance(value, str) and value in zones:
+            return value
+        near = difflib.get_close_matches(str(value), zones, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+
+        raise RefusedError(f"{self.refuse()}{hint}")
