@@ -29,6 +29,8 @@ from td_worker.messages import (
     Drained,
     FromWorker,
     Leaving,
+    Ping,
+    Pong,
     Ready,
     Welcome,
 )
@@ -41,6 +43,9 @@ _decoder: Final = msgspec.msgpack.Decoder(FromWorker)
 
 _NO_HURRY: Final = 10 * 365 * 86_400.0
 """Seconds that the runs of a worker get which is replaced in order: they end when they end."""
+
+_LOOKS: Final = 4
+"""How many looks without an answer are too many."""
 
 _KILL_GRACE: Final = 7.0
 """Seconds beyond the drain time-out after which a worker that is still there is killed: longer
@@ -87,6 +92,8 @@ class Worker:
     """When it had imported its tasks, on the monotonic clock."""
     state: WorkerState = WorkerState.BOOTING
     runs: dict[str, HeldRun] = field(default_factory=dict)
+    unanswered: int = 0
+    """How many looks ago it was asked whether it lives, and has not answered yet."""
     is_retired: bool = False
     """Another one has its place, and it ends with the last of its runs."""
     exit_status: int = 0
@@ -134,6 +141,7 @@ class WorkerPool:
         secret: The API key, sent to each worker as its first message.
         sink: Where workers' log lines go; told whom to kill should the supervisor die.
         events: Who is told what.
+        kill_silent_after: Seconds after which a worker that has runs and does not answer is killed.
     """
 
     def __init__(
@@ -145,7 +153,9 @@ class WorkerPool:
         sink: LogSink,
         events: WorkerEvents,
         loop: asyncio.AbstractEventLoop,
+        kill_silent_after: float = 60.0,
     ) -> None:
+        self._silence = kill_silent_after
         self._body = body
         self._secret = secret
         self._sink = sink
@@ -167,6 +177,28 @@ class WorkerPool:
         """Fork every worker."""
         for number in self._deaths:
             self._fork(number)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._loop.call_later(self._silence / _LOOKS, self._look)
+
+    def _look(self) -> None:
+        """Ask workers that have runs whether they live; kill one that has not answered for long.
+
+        A process that is stopped, or in code that never lets go of the interpreter, is not dead:
+        its runs would be executing for ever. Looks are counted, not seconds: a supervisor that was
+        stopped itself finds the answers first.
+        """
+        if self._stopping:
+            return
+        for worker in [each for each in self.workers.values() if each.runs]:
+            if worker.unanswered >= _LOOKS:
+                log.error("worker.silenced", number=worker.number, worker_pid=worker.pid)
+                worker.kill()
+            elif worker.unanswered == 0:
+                worker.channel.send(Ping())
+            worker.unanswered += 1
+        self._look_later()
 
     def ready(self) -> Iterable[Worker]:
         """The workers that take runs."""
@@ -263,6 +295,8 @@ class WorkerPool:
     def _receive(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
             self._became_ready(worker)
+        elif isinstance(message, Pong):
+            worker.unanswered = 0
         elif isinstance(message, Leaving):
             self._leaving.append((worker, message))
             self._replace_next()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 from tests.runtime_process import RuntimeProcess
@@ -177,3 +179,15 @@ def test_a_worker_that_has_grown_is_replaced(data_dir: Path) -> None:
         assert retired["memory"] > 100_000_000
         runtime.event("worker.exited", worker_pid=retired["worker_pid"], status=0)
         assert runtime.output(runtime.trigger("add", 1)) == 1
+
+
+def test_a_stopped_worker_is_killed(data_dir: Path) -> None:
+    """Stopped by SIGSTOP it is not dead, but its runs are others' to do after kill_silent_after."""
+    options = "kill_silent_after = '800ms'"
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=2, options=options) as runtime:
+        run_id = runtime.trigger("hold_once")
+        pid = runtime.event("run.started", run_id=run_id)["pid"]
+        os.kill(pid, signal.SIGSTOP)
+
+        assert runtime.output(run_id) == 2
+        assert runtime.event("worker.silenced")["worker_pid"] == pid

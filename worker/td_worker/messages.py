@@ -27,6 +27,8 @@ __all__ = [
     "NoticeSent",
     "Outcomes",
     "Overdue",
+    "Ping",
+    "Pong",
     "Ready",
     "Resumed",
     "RunError",
@@ -171,6 +173,10 @@ class CancelRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     attempt: int
 
 
+class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Does the process live? Its runtime thread answers, whatever task code does."""
+
+
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """No more runs will come: finish those under way within ``timeout`` seconds, then leave."""
 
@@ -282,6 +288,10 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Bytes it has in memory."""
 
 
+class Pong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`Ping`."""
+
+
 class Drained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The last message of a worker that leaves in order."""
 
@@ -290,6 +300,7 @@ FromSupervisor = (
     Welcome
     | Assign
     | CancelRun
+    | Ping
     | Drain
     | Triggered
     | TriggerRefused
@@ -298,7 +309,16 @@ FromSupervisor = (
     | NoticeSent
 )
 FromWorker = (
-    Ready | Outcomes | Trigger | Suspended | Resumed | Overdue | Leaving | Drained | NoticeSent
+    Ready
+    | Outcomes
+    | Trigger
+    | Suspended
+    | Resumed
+    | Overdue
+    | Leaving
+    | Pong
+    | Drained
+    | NoticeSent
 )
 
 _PART_BYTES: Final = 16 * 1024 * 1024

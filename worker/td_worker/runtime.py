@@ -37,6 +37,8 @@ from td_worker.messages import (
     NoticeSent,
     Outcomes,
     Overdue,
+    Ping,
+    Pong,
     Ready,
     Resumed,
     RunOutcome,
@@ -296,6 +298,8 @@ class RuntimeThread:
                 self._children_postponed(message)
             case CancelRun():
                 self._cancel(message)
+            case Ping():
+                self._channel.send(Pong())
             case Drain():
                 self._drain(message)
             case Welcome():
