@@ -14,7 +14,16 @@ import structlog
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.dispatch import Dispatcher
 from td_runtime.store import open_store
-from td_worker.messages import Assign, CancelRun, Outcomes, Overdue, RunOutcome, TriggerItem
+from td_worker.messages import (
+    Assign,
+    CancelRun,
+    Outcomes,
+    Overdue,
+    Resumed,
+    RunOutcome,
+    Suspended,
+    TriggerItem,
+)
 
 
 class FakeWorker:
@@ -222,3 +231,29 @@ async def test_a_run_claimed_for_a_worker_that_is_replaced_goes_back(runtime: Ru
     again = await runtime.two.assigned.get()
     assert (again.id, again.attempts_used) == (run_id, 1)
     assert runtime.one.assigned.empty()
+
+
+async def test_a_run_that_waits_for_input_takes_no_place(runtime: Runtime) -> None:
+    """R9: while a run waits, in one call or two, it is WAITING and its place is another's."""
+    run_id = await runtime.accept()
+    assigned = await runtime.one.assigned.get()
+    receive = runtime.dispatcher.receive
+    suspended = Suspended(run_id=run_id, attempt=assigned.attempt)
+    resumed = Resumed(run_id=run_id, attempt=assigned.attempt)
+
+    receive(runtime.one, Suspended(run_id=run_id, attempt=assigned.attempt + 1))
+    assert runtime.one.load == 1
+    loads = []
+    for message in (suspended, suspended, resumed, resumed):
+        receive(runtime.one, message)
+        loads.append(runtime.one.load)
+    assert loads == [0, 0, 0, 1]
+
+    receive(runtime.one, suspended)
+    others = [await runtime.accept() for _ in range(10)]
+    for _ in others:
+        await runtime.one.assigned.get()
+    assert (await runtime.store.get(run_id)).status == "WAITING"
+    receive(runtime.one, completed(run_id, assigned.attempt, b"1"))
+    (run,) = await runtime.dispatcher.finished([run_id])
+    assert run.status == "COMPLETED"
