@@ -288,14 +288,8 @@ class RuntimeThread:
                 self._watch()
             case NoticeSent():
                 self._receive_notice(message)
-            case Triggered():
-                self._accepted(message)
-            case TriggerRefused():
-                self._refused(message)
-            case ChildrenDone():
-                self._children_done(message)
-            case ChildrenPostponed():
-                self._children_postponed(message)
+            case Triggered() | TriggerRefused() | ChildrenDone() | ChildrenPostponed():
+                self._receive_answer(message)
             case CancelRun():
                 self._cancel(message)
             case Ping():
@@ -304,6 +298,19 @@ class RuntimeThread:
                 self._drain(message)
             case Welcome():
                 self._welcome.set_result(message)
+
+    def _receive_answer(
+        self, message: Triggered | TriggerRefused | ChildrenDone | ChildrenPostponed
+    ) -> None:
+        match message:
+            case Triggered():
+                self._accepted(message)
+            case TriggerRefused():
+                self._refused(message)
+            case ChildrenDone():
+                self._children_done(message)
+            case ChildrenPostponed():
+                self._children_postponed(message)
 
     def _cancel(self, message: CancelRun) -> None:
         # Here and not on the user loop, which may be stuck in this very run.
