@@ -53,6 +53,9 @@ log = structlog.get_logger()
 _LAST_WORDS: Final = 1.0
 """Seconds that what still waits for a commit gets at the end."""
 
+_LAST_RELEASES: Final = 5.0
+"""Seconds that the requeueing of dead workers' runs gets at the end: on a full disk it waits."""
+
 _FULL_PAUSE: Final = 1.0
 """Seconds after which a hand-out is tried again that found the disk full."""
 
@@ -139,7 +142,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Return when the ends of all runs of dead workers are committed and told."""
         if self._releases:
-            await asyncio.wait(self._releases)
+            await asyncio.wait(self._releases, timeout=_LAST_RELEASES)
         if self._background:
             await asyncio.wait(self._background, timeout=_LAST_WORDS)
         for task in list(self._background):

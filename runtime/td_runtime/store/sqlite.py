@@ -106,10 +106,6 @@ class SqliteRunReader:
 
         return {status: found.get(status, 0) for status in Status}
 
-    async def last_ticks(self) -> dict[str, float]:
-        """Return up to when the ticks of each scheduled task are dealt with."""
-        return dict(self._all(sql.LAST_TICKS))
-
     def _one(self, statement: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
         rows = self._all(statement, values)
 
@@ -235,14 +231,6 @@ class SqliteRunStore(SqliteRunReader):
             )
         )
 
-    def record_tick(self, task: str, at: float) -> Future[None]:
-        """Keep that the ticks of a scheduled task up to *at* are dealt with."""
-
-        def change(connection: sqlite3.Connection) -> None:
-            connection.execute(sql.RECORD_TICK, (task, at))
-
-        return self._changes.submit(change)
-
     def wait(self, run_id: str, attempt: int, owner: str) -> Future[bool]:
         """EXECUTING → WAITING: the run waits for its children and frees its place."""
         return self._fenced(sql.WAIT, (run_id, attempt, owner))
@@ -350,7 +338,8 @@ class SqliteRunStore(SqliteRunReader):
 
             return runs(connection, seqs)
 
-        return self._changes.submit(change, keep=True)
+        # At a start nobody has anything to lose yet: a full disk is said then, not waited for.
+        return self._changes.submit(change, keep=owner is not None)
 
     def _accept(
         self, connection: sqlite3.Connection, requests: tuple[NewRun, ...]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from td_runtime.errors import ExitCode
-from td_runtime.store import NewRun, RunNotFoundError, Status
+from td_runtime.store import IDEMPOTENCY_TTL, NewRun, RunNotFoundError, Status
 from tests.unit.runtime.store.helpers import FAR, accept, claim, claimed, reload
 
 
@@ -187,3 +189,60 @@ async def test_counts_name_every_status(store):
         Status.DELAYED: 1,
     }
     assert await store.unfinished() == 4
+
+
+async def test_every_option_comes_back(store, clock):
+    """What a request says is what the record says."""
+    (other,) = await accept(store, "a")
+    facts: dict[str, Any] = {
+        "task": "a",
+        "queue": "q",
+        "priority": 2.5,
+        "concurrency_key": "user-1",
+        "tags": ("x", "ü"),
+        "max_attempts": 7,
+        "max_duration": 1.5,
+        "metadata": b'{"a":1}',
+        "replay_of": other,
+        "stream_run_id": "run_theirs",
+        "triggered_by": "ann",
+        "idempotency_key": "k",
+    }
+    (answer,) = await store.accept([NewRun(**facts, ttl=60)])
+
+    run = await reload(store, answer.id)
+
+    assert {name: getattr(run, name) for name in facts} == facts
+    assert run.expires_at == clock.now + 60
+
+
+async def test_metadata_can_be_changed(store):
+    """Replaced as a whole, in any status; set where there was none; not for an unknown run."""
+    run = await claimed(store)
+
+    assert await store.set_metadata(run.id, b'{"n":1}')
+    assert await store.set_metadata(run.id, b'{"n":2}')
+    assert not await store.set_metadata("run_nope", b"{}")
+
+    assert (await reload(store, run)).metadata == b'{"n":2}'
+
+
+async def test_a_key_holds_for_its_time(store, clock):
+    """Within its TTL the same run answers, later a new one; keys of other tasks are others."""
+    first, again, other = await store.accept(
+        [
+            NewRun(task="a", idempotency_key="k", idempotency_ttl=10),
+            NewRun(task="a", idempotency_key="k"),
+            NewRun(task="b", idempotency_key="k"),
+        ]
+    )
+    assert (again.id, again.created, other.created) == (first.id, False, True)
+    clock.now += 9.9
+    (again,) = await store.accept([NewRun(task="a", idempotency_key="k")])
+    assert again.id == first.id
+    clock.now += 0.2
+    anew, again = await store.accept([NewRun(task="a", idempotency_key="k")] * 2)
+    assert (anew.created, again.created, again.id) == (True, False, anew.id)
+    clock.now += IDEMPOTENCY_TTL - 1
+    (again,) = await store.accept([NewRun(task="a", idempotency_key="k")])
+    assert again.id == anew.id
