@@ -326,14 +326,15 @@ async def test_a_ping_is_no_silence():
     """Every event keeps a body alive, S2's pings included."""
 
     async def ping() -> AsyncIterator[bytes]:
-        for _ in range(6):
-            await asyncio.sleep(0.03)
+        for _ in range(12):
+            await asyncio.sleep(0.1)  # pings for longer than the body may be silent
             yield b"event: ping\ndata: {}\n\n"
         yield sse(0)
 
     script = Script(ok(ping()))
-    policy = ReadPolicy(retry_base=0.001, stall_timeout=10.0)
+    policy = ReadPolicy(retry_base=0.001, stall_timeout=1.0)
     assert [part.chunk for part in await read_all(script.subscribe(policy))] == [0]
+    assert len(script.requests) == 1
 
 
 @pytest.mark.conformance("SS9")
