@@ -241,18 +241,18 @@ async def test_a_deleted_stream_begins_anew(streams: Streams) -> None:
     assert (await streams.append("s", made, is_creating=True)).start == StreamPosition(0, 5)
 
 
-async def test_a_stream_may_keep_its_records_for_less_long(
+async def test_a_stream_may_say_how_long_it_keeps_its_records(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stream's own retention deletes its old records, and leaves those of others."""
+    """A stream's own retention goes before everybody's, whether it is shorter or for ever."""
     await streams.create("short", Creation('{"retention_policy": {"age": 60}}'))
-    for name in ("short", "long"):
+    await streams.create("ever", Creation('{"retention_policy": {"infinite": {}}}'))
+    for name in ("short", "usual", "ever"):
         await streams.append(name, make_batch([StoredRecord(None, b"x")]), is_creating=True)
     later = time.time() + 120
     monkeypatch.setattr("td_runtime.gateway.platform.streams.time.time", lambda: later)
 
-    gone = await streams.expire(before_ms=0)
+    gone = [await streams.expire(before_ms=moment) for moment in (0, int(later * 1000))]
 
-    assert gone == 1
-    assert (await streams.read("short", 0, ReadLimit())).records == []
-    assert len((await streams.read("long", 0, ReadLimit())).records) == 1
+    left = await streams.read("ever", 0, ReadLimit())
+    assert (gone, len(left.records)) == ([1, 1], 1)

@@ -20,6 +20,7 @@ from td_runtime.gateway.platform.holder import BASIN
 from td_runtime.gateway.platform.storage import Storage
 from td_runtime.gateway.platform.stream_config import BasinConfig
 
+LOCATION: Final = "local"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{6,46}[a-z0-9]")
 
 
@@ -42,7 +43,12 @@ class Basin(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, object]:
         """The basin as S2 shows it."""
-        return {"name": self.name, "created_at": rfc3339(self.created_at), "deleted_at": None}
+        return {
+            "name": self.name,
+            "location": LOCATION,
+            "created_at": rfc3339(self.created_at),
+            "deleted_at": None,
+        }
 
 
 class Basins:

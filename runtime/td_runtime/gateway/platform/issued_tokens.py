@@ -83,12 +83,15 @@ class TokenInfo(msgspec.Struct, frozen=True):
         """Refuse what cannot be issued.
 
         Raises:
-            ConfigInvalidError: The id is no id, or a prefix is asked for that there is not.
+            ConfigInvalidError: The id is no id, nothing is allowed, or a prefix is asked for that
+                there is not.
         """
         if not 1 <= len(self.id.encode()) <= ID_BYTES_MAX or "\0" in self.id:
             raise ConfigInvalidError(f"a token's id has 1 to {ID_BYTES_MAX} bytes, no NUL")
         if self.expires_at is not None and self.expires_at.tzinfo is None:
             raise ConfigInvalidError("`expires_at` names no time zone")
+        if not self.scope.operations:
+            raise ConfigInvalidError("the scope allows no operation")
         if self.auto_prefix_streams and not (self.scope.streams and self.scope.streams.prefix):
             raise ConfigInvalidError("`auto_prefix_streams` needs a stream prefix in the scope")
 

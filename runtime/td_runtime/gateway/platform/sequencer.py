@@ -26,6 +26,7 @@ from td_runtime.gateway.platform.stream_config import DEFAULT, StreamConfig, par
 
 STATES_KEPT: Final = 10_000
 EXPIRE_STEP: Final = 200  # batches a transaction: others wait for it
+KEEPS_ITS_OWN_TIME: Final = "config LIKE '%retention_policy%'"
 IDLE_STEP: Final = 5_000  # streams looked at in one transaction
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -173,7 +174,7 @@ class Sequencer:
     ) -> int:
         """Delete one step's worth of what a stream stored before a time; returns how many records.
 
-        For a stream that keeps its records for less long than the others.
+        For a stream that says itself how long it keeps its records.
         """
         oldest = connection.execute(
             "SELECT id, count, stored_at FROM batches WHERE stream_id = ? ORDER BY first_seq"
@@ -185,13 +186,16 @@ class Sequencer:
     def expire(self, connection: sqlite3.Connection, *, before_ms: int) -> int:
         """Delete one step's worth of what was stored before a time.
 
-        Batch ids rise with the time of storing, so the oldest come first without an index.
+        Batch ids rise with the time of storing, so the oldest come first without an index. Streams
+        that say themselves how long they keep their records are left to ``expire_stream``.
 
         Returns:
             How many records went; 0 when there are none left to delete.
         """
         oldest = connection.execute(
-            "SELECT id, count, stored_at FROM batches ORDER BY id LIMIT ?", (EXPIRE_STEP,)
+            "SELECT id, count, stored_at FROM batches WHERE stream_id NOT IN"  # noqa: S608  constants
+            f" (SELECT id FROM streams WHERE {KEEPS_ITS_OWN_TIME}) ORDER BY id LIMIT ?",
+            (EXPIRE_STEP,),
         ).fetchall()
         return _delete_old(connection, oldest, before_ms)
 

@@ -9,13 +9,14 @@ from urllib.parse import unquote
 import msgspec
 
 from td_runtime.gateway.errors import (
+    ConfigInvalidError,
     HeaderInvalidError,
     NameTakenError,
     PermissionDeniedError,
 )
 from td_runtime.gateway.exchange import Exchange, Reply, json_reply
 from td_runtime.gateway.platform import dialect
-from td_runtime.gateway.platform.basins import Basin, Basins, rfc3339
+from td_runtime.gateway.platform.basins import LOCATION, Basin, Basins, rfc3339
 from td_runtime.gateway.platform.holder import Holder
 from td_runtime.gateway.platform.issued_tokens import IssuedTokens, TokenInfo, show
 from td_runtime.gateway.platform.queries import PageQuery, parse_page
@@ -37,7 +38,10 @@ from td_runtime.gateway.platform.streams import (
 T = TypeVar("T")
 
 PREFIX: Final = "/v1/"
-LOCATION: Final = {"name": "local", "is_private": True}
+PLACE: Final = {"name": LOCATION, "is_private": True}
+_NOT_IMPLEMENTED: Final = json_reply(
+    501, {"code": "not_implemented", "message": "the embedded stream store keeps no metrics"}
+)
 _UNCHANGED: Final = "noop"
 _UPDATED: Final = "updated"
 _CREATED: Final = "created"
@@ -94,16 +98,25 @@ class StoreAdmin:
                 return await self._tokens_route(exchange, holder)
             case "DELETE", ["access-tokens", token_id] if token_id:
                 return await self._revoke(holder, token_id)
-            case "GET", ["locations"]:
+            case _, ["locations", *rest]:
+                return await self._locations_route(exchange, holder, rest)
+            case _, ["metrics", *_]:
+                return _NOT_IMPLEMENTED
+
+        return Reply(404)
+
+    async def _locations_route(self, exchange: Exchange, holder: Holder, rest: list[str]) -> Reply:
+        match exchange.method, rest:
+            case "GET", []:
                 holder.rights.require({"list-locations"})
-                return json_reply(200, [LOCATION])
-            case "GET", ["locations", "default"]:
+                return json_reply(200, [PLACE])
+            case "GET", ["default"]:
                 holder.rights.require({"get-default-location"})
-                return json_reply(200, LOCATION)
-            case _, ["locations" | "metrics", *_]:
-                return json_reply(
-                    501, {"code": "not_implemented", "message": "not part of the embedded store"}
-                )
+                return json_reply(200, PLACE)
+            case "PUT", ["default"]:
+                holder.rights.require({"set-default-location"})
+                _check_location(msgspec.json.decode(await dialect.read_body(exchange), type=str))
+                return json_reply(200, PLACE)
 
         return Reply(404)
 
@@ -130,6 +143,7 @@ class StoreAdmin:
         asked = msgspec.json.decode(await dialect.read_body(exchange), type=CreateBasin)
         holder.rights.require({"create-basin"})
         holder.rights.require_basin(asked.basin)
+        _check_location(asked.location)
         basin = await self._basins.create(
             asked.basin, asked.config or BasinConfig(), exchange.headers.get("s2-request-token")
         )
@@ -158,6 +172,7 @@ class StoreAdmin:
     async def _ensure_basin(self, exchange: Exchange, holder: Holder, name: str) -> Reply:
         holder.rights.require({"create-basin"})
         asked = await _decode_body(exchange, EnsureBasin)
+        _check_location(asked.location)
         basin = self._basins.find(name)
         if basin is None:
             basin = await self._basins.create(name, asked.config or BasinConfig(), None)
@@ -327,6 +342,11 @@ def check_name(stream: str) -> str:
         raise HeaderInvalidError(f"a stream's name has 1 to {NAME_BYTES_MAX} bytes, no NUL")
 
     return stream
+
+
+def _check_location(location: str | None) -> None:
+    if location not in {None, LOCATION}:
+        raise ConfigInvalidError(f"location `{location}` is not known; there is only `{LOCATION}`")
 
 
 def _creation(config: StreamConfig | None, basin: Basin, token: str | None) -> Creation:

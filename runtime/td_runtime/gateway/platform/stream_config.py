@@ -7,7 +7,7 @@ import msgspec
 from td_runtime.gateway.errors import ConfigInvalidError
 
 RETENTION_S: Final = 30 * 24 * 3600
-"""How long the embedded store keeps records; a stream can ask for less, not for more."""
+"""How long records are kept if their stream does not say."""
 
 Mode = Literal["client-prefer", "client-require", "arrival"]
 Number = Annotated[int, msgspec.Meta(ge=0)]
@@ -52,24 +52,23 @@ class StreamConfig(msgspec.Struct, frozen=True, omit_defaults=True):
         return bool(self.timestamping and self.timestamping.uncapped)
 
     @property
-    def retention_s(self) -> int:
-        """How long records are kept, in seconds."""
+    def retention_s(self) -> int | None:
+        """How long records are kept, in seconds; None for ever."""
         policy = self.retention_policy
-        return RETENTION_S if policy is None or policy.age is None else policy.age
+        return RETENTION_S if policy is None else policy.age
 
     def check(self) -> None:
-        """Refuse what the store cannot do.
+        """Refuse what means nothing.
 
         Raises:
-            ConfigInvalidError: Records would have to be kept for longer than the store does.
+            ConfigInvalidError: Records would be kept for no time, or for two times.
         """
         policy = self.retention_policy
         if policy is None:
             return
-        if policy.infinite is not None or not 0 < (policy.age or 0) <= RETENTION_S:
+        if (policy.age is None) == (policy.infinite is None) or policy.age == 0:
             raise ConfigInvalidError(
-                f"the embedded stream store keeps records for {RETENTION_S} s at most: ask for a"
-                ' `retention_policy` of `{"age": seconds}` up to that'
+                'a `retention_policy` is `{"age": seconds}`, at least 1, or `{"infinite": {}}`'
             )
 
     def over(self, base: "StreamConfig") -> "StreamConfig":
@@ -88,8 +87,10 @@ class StreamConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     def complete(self) -> dict[str, object]:
         """The configuration in force, as S2 shows it."""
         return {
-            "storage_class": self.storage_class or "standard",
-            "retention_policy": {"age": self.retention_s},
+            "storage_class": self.storage_class or "express",
+            "retention_policy": (
+                {"infinite": {}} if self.retention_s is None else {"age": self.retention_s}
+            ),
             "timestamping": {"mode": self.mode, "uncapped": self.is_uncapped},
             "delete_on_empty": {
                 "min_age_secs": self.delete_on_empty.min_age_secs if self.delete_on_empty else 0

@@ -15,7 +15,13 @@ import msgspec
 from td_runtime.gateway.errors import SessionBrokenError, StreamNotFoundError
 from td_runtime.gateway.platform.reading import ReadLimit, ReadResult, find, look_up, read
 from td_runtime.gateway.platform.records import Batch, StreamPosition
-from td_runtime.gateway.platform.sequencer import PLAIN, AppendAck, Creation, Sequencer
+from td_runtime.gateway.platform.sequencer import (
+    KEEPS_ITS_OWN_TIME,
+    PLAIN,
+    AppendAck,
+    Creation,
+    Sequencer,
+)
 from td_runtime.gateway.platform.storage import Storage
 from td_runtime.gateway.platform.stream_config import parse_config
 
@@ -277,15 +283,18 @@ class Streams:
         return total
 
     async def _expire_configured(self) -> int:
-        """Delete from the streams that keep their records for less long than the others."""
+        """Delete from the streams that say how long they keep their records."""
         rows = await self._on_reader(
             lambda: self._connection.execute(
-                "SELECT id, config FROM streams WHERE config LIKE '%retention_policy%'"
+                f"SELECT id, config FROM streams WHERE {KEEPS_ITS_OWN_TIME}"  # noqa: S608  a constant
             ).fetchall()
         )
         total = 0
         for stream_id, config in rows:
-            before_ms = int((time.time() - parse_config(config).retention_s) * 1000)
+            retention_s = parse_config(config).retention_s
+            if retention_s is None:
+                continue
+            before_ms = int((time.time() - retention_s) * 1000)
             expire = partial(
                 self._sequencer.expire_stream, stream_id=stream_id, before_ms=before_ms
             )
