@@ -63,6 +63,10 @@ class RunReader(Protocol):
         """
         ...
 
+    async def last_ticks(self) -> dict[str, float]:
+        """Return up to when the ticks of each scheduled task are dealt with."""
+        ...
+
     async def close(self) -> None:
         """Let go of the database; a second call does nothing."""
         ...
@@ -170,6 +174,10 @@ class RunStore(RunReader, Protocol):
 
     def set_metadata(self, run_id: str, metadata: bytes) -> Future[bool]:
         """Replace a run's metadata; False when there is no such run."""
+        ...
+
+    def record_tick(self, task: str, at: float) -> Future[None]:
+        """Keep that the ticks of a scheduled task up to *at* are dealt with; never moves back."""
         ...
 
     # -- while a worker has the run (all fenced)

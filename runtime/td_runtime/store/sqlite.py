@@ -106,6 +106,10 @@ class SqliteRunReader:
 
         return {status: found.get(status, 0) for status in Status}
 
+    async def last_ticks(self) -> dict[str, float]:
+        """Return up to when the ticks of each scheduled task are dealt with."""
+        return dict(self._all(sql.LAST_TICKS))
+
     def _one(self, statement: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
         rows = self._all(statement, values)
 
@@ -230,6 +234,14 @@ class SqliteRunStore(SqliteRunReader):
                 connection.execute(sql.SET_METADATA, (metadata, run_id)).rowcount == 1
             )
         )
+
+    def record_tick(self, task: str, at: float) -> Future[None]:
+        """Keep that the ticks of a scheduled task up to *at* are dealt with."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(sql.RECORD_TICK, (task, at))
+
+        return self._changes.submit(change)
 
     def wait(self, run_id: str, attempt: int, owner: str) -> Future[bool]:
         """EXECUTING → WAITING: the run waits for its children and frees its place."""

@@ -38,6 +38,7 @@ __all__ = [
     "INDEXES",
     "LAST_ID",
     "LAST_SEQ",
+    "LAST_TICKS",
     "MAKE_ROOM",
     "NEXT_DUE_AT",
     "OF_KEY",
@@ -49,6 +50,7 @@ __all__ = [
     "PROMOTE",
     "READY_BY_ID",
     "READY_OF_QUEUE",
+    "RECORD_TICK",
     "RELEASE",
     "REQUEST_CANCEL",
     "REQUEUE",
@@ -161,6 +163,8 @@ CREATE TABLE idempotency (
 CREATE TABLE history (
     task TEXT NOT NULL, status TEXT NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY (task, status)
 ) WITHOUT ROWID;
+-- Up to when the ticks of a scheduled task are dealt with.
+CREATE TABLE ticks (task TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 
 INDEXES = f"""
@@ -189,6 +193,11 @@ CREATE TRIGGER runs_go AFTER DELETE ON runs WHEN OLD.phase = 2
 BEGIN
     UPDATE history SET runs = runs - 1 WHERE task = OLD.task AND status = OLD.status;
 END;
+"""
+
+LAST_TICKS = "SELECT task, at FROM ticks"
+RECORD_TICK = """
+INSERT INTO ticks VALUES (?, ?) ON CONFLICT (task) DO UPDATE SET at = max(at, excluded.at)
 """
 
 MAKE_ROOM = f"""
