@@ -14,7 +14,6 @@ from td_worker.context import refuse_on_event_loop
 from td_worker.hooks import Wait, waiting_blocked
 from td_worker.http import say
 from td_worker.input_calls import (
-    GRACE,
     InputResult,
     InputSource,
     RunInputs,
@@ -83,7 +82,7 @@ class Input:
         tail = self._source.tail()
         waiter = tail.take()
         with taking(tail, waiter):
-            record = _arrival(waiter, grace(timeout))
+            record = _arrival(waiter, grace(tail, timeout))
             if record is None:
                 record = self._wait_aside(tail, waiter, timeout)
 
@@ -103,7 +102,7 @@ class Input:
         tail = self._source.tail()
         waiter = tail.take()
         with taking(tail, waiter):
-            record = _arrival(waiter, max(idle_timeout, GRACE))
+            record = _arrival(waiter, max(idle_timeout, grace(tail, None)))
             if record is None and skip_suspend:
                 return skipped(withdraw(waiter))
             if record is None:

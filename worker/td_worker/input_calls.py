@@ -20,6 +20,9 @@ from td_worker.tail import READ_TIMEOUT, Handler, Record, Tail, Waiter
 GRACE: Final = 0.1
 """Seconds that a wait keeps its place: what is there already needs no coming and going."""
 
+_HOP: Final = 10.0
+"""Seconds that the runtime loop may need for handing out what is buffered; it needs none."""
+
 Callback = Callable[[], Awaitable[object] | object]
 
 
@@ -164,14 +167,16 @@ def withdraw(waiter: Waiter) -> Record | None:
     return None if waiter.future.cancel() else waiter.future.result()
 
 
-def grace(timeout: float | None) -> float:
+def grace(tail: Tail, timeout: float | None) -> float:
     """Return how long a wait keeps its place."""
+    if tail.peek() is not None:
+        return _HOP
     return GRACE if timeout is None else min(GRACE, timeout)
 
 
 def patience(tail: Tail, timeout: float | None) -> float | None:
     """Return how long to wait: what is there already is taken, however short the time-out."""
-    return max(timeout, 1.0) if timeout is not None and tail.peek() is not None else timeout
+    return max(timeout, _HOP) if timeout is not None and tail.peek() is not None else timeout
 
 
 def received(tail: Tail, record: Record | None, timeout: float | None) -> InputResult:

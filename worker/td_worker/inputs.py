@@ -20,7 +20,6 @@ import structlog
 from td_worker.hooks import Wait, waiting
 from td_worker.http import say
 from td_worker.input_calls import (
-    GRACE,
     Callback,
     InputResult,
     InputSource,
@@ -120,7 +119,7 @@ class Input:
         tail = self._source.tail()
         waiter = tail.take()
         with taking(tail, waiter):
-            record = await _arrival(waiter, grace(timeout))
+            record = await _arrival(waiter, grace(tail, timeout))
             if record is None:
                 record = await self._wait_aside(tail, waiter, timeout)
 
@@ -151,7 +150,7 @@ class Input:
         tail = self._source.tail()
         waiter = tail.take()
         with taking(tail, waiter):
-            record = await _arrival(waiter, max(idle_timeout, GRACE))
+            record = await _arrival(waiter, max(idle_timeout, grace(tail, None)))
             if record is None and skip_suspend:
                 record = withdraw(waiter)
                 return skipped(record)

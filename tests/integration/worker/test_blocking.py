@@ -92,7 +92,7 @@ def test_in_is_read(platform: FakePlatform, supervisor: Supervisor):
     with pytest.raises(WaitpointTimeoutError):
         in_.wait(timeout=0.01).unwrap()
     assert not in_.wait_with_idle_timeout(0, skip_suspend=True).ok
-    assert supervisor.resumed_count == 1
+    assert supervisor.resumed_count >= 1
     assert len(in_.records()) == 3
 
 

@@ -81,10 +81,12 @@ class Arrivals:
 
 
 async def test_what_is_there_is_taken_in_order(platform: FakePlatform, supervisor: Supervisor):
-    """Records sent before the run read any are taken one by one, without freeing its place."""
-    for number in range(3):
+    """Records that were read before are taken one by one, without freeing the run's place."""
+    for number in range(4):
         platform.sessions.send("s", {"n": number})
     in_ = sessions.open("s").in_
+    in_.on(handler := Arrivals())
+    await handler.until(4)  # those before the last one are kept by now
 
     found = [await in_.wait(), await in_.once(), await in_.wait_with_idle_timeout(60)]
 
