@@ -13,7 +13,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.acceptance.command import answer, td, write_project
+from tests.acceptance.command import td, write_project
 from tests.runtime_process import RuntimeProcess
 
 TASKS = """
@@ -403,33 +403,15 @@ def test_a_payload_over_the_limit_is_told(runtime: RuntimeProcess, tmp_path: Pat
         assert f"at: {runtime.config}" in said
 
 
-def test_a_payload_that_the_task_refuses_fails_that_run_alone(
-    runtime: RuntimeProcess, tmp_path: Path
-) -> None:
-    """The run fails at once, with key and value in its error; its neighbour in the worker goes on.
+def test_a_payload_that_the_task_refuses_starts_no_run(runtime: RuntimeProcess) -> None:
+    """The message names the task, the key, what it has and what was expected."""
+    wrong, short = '{"number": 1, "lines": [7]}', '{"lines": []}'
+    said = [
+        _refused(td("trigger", "order", "--payload", text, config=runtime.config), 1)
+        for text in (wrong, short)
+    ]
 
-    It is not tried again: the payload would not change.
-    """
-    neighbour = runtime.trigger("hold", str(tmp_path / "go"))
-    runtime.event("run.started", run_id=neighbour)
-    refused = '{"number": 1, "lines": [7]}'
-    config = runtime.config
-
-    document = answer(
-        td("trigger", "order", "--payload", refused, "--wait", "--json", config=config), code=1
-    )
-    in_words = td("trigger", "order", "--payload", '{"lines": []}', "--wait", config=config)
-    (tmp_path / "go").write_text("gone on")
-
-    assert document["status"] == "FAILED"
-    assert document["attempt"] == 1
-    assert document["error"]["type"] == "TaskPayloadError"
-    assert document["error"]["retryable"] is False
-    assert "Expected `str`, got `int` - at `$.lines[0]`; got " in document["error"]["message"]
-    assert refused in document["error"]["message"]
-    assert in_words.returncode == 1
-    assert "TaskPayloadError: task 'order' cannot take this payload" in in_words.stderr
-    assert "missing required field `number`" in in_words.stderr
-    assert "Traceback" not in in_words.stderr
-    assert runtime.output(neighbour) == "gone on"
-    assert runtime.view(neighbour).attempt == 1
+    why = "Expected `str`, got `int` - at `$.lines[0]`; got "
+    assert f"task 'order' cannot take this payload: {why}" in said[0]
+    assert "missing required field `number`" in said[1]
+    assert runtime.find("run.accepted", task="order") == []
