@@ -20,6 +20,7 @@ from td_worker import (
     StreamWriteError,
     SubtaskUnwrapError,
     WaitpointTimeoutError,
+    chat,
     context,
     sessions,
     streams,
@@ -198,6 +199,54 @@ async def know_who_i_am(payload: None) -> dict[str, object]:
         "attempt": assert_type(context.attempt.number, int),
         "task": assert_type(context.task.id, str),
     }
+
+
+# --------------------------------------------------------------------------- chat agents
+
+
+@chat.agent
+async def converse(turn: chat.Turn) -> AsyncIterator[object]:
+    """Answer a message: with text, and with whatever else JSON can say."""
+    assert_type(turn.message, dict[str, Any] | None)
+    assert_type(turn.stop.is_set(), bool)
+    async for chunk in chat.text(ask_model(turn.text)):
+        yield chunk
+    handle = await chat.response.write({"type": "data-step", "data": turn.number})
+    assert_type(handle, chat.WriteHandle)
+    await handle.wait()
+    assert_type(handle.error, Exception | None)
+    assert_type(await chat.stream.append({"type": "data-note"}), int)
+    await chat.stream.pipe(ask_model(turn.text)).wait()
+    more = await chat.messages.once(timeout=5)
+    assert_type(more.ok, bool)
+    assert_type(chat.messages.peek(), chat.ChatPayload | None)
+    if chat.is_stopped():
+        chat.end_run()
+
+
+def note_turn(turn: chat.Turn) -> None:
+    """Keep what was said."""
+    assert_type(turn.response, dict[str, Any] | None)
+    assert_type(turn.error, Exception | None)
+
+
+@chat.agent(max_turns=5, idle_timeout=timedelta(minutes=1), on_turn_complete=note_turn)
+def converse_blocking(turn: chat.Turn) -> Iterator[object]:
+    """Answer from a plain generator."""
+    yield from sync.chat.text(ask_model_blocking(turn.text))
+    sync.chat.response.write({"type": "data-step"}).wait()
+
+
+assert_type(converse, chat.Agent)
+assert_type(converse_blocking, chat.Agent)
+
+
+async def announce(payload: str) -> None:
+    """Write to a chat from any task."""
+    async with chat.bind(payload):
+        signal = await chat.create_stop_signal()
+        assert_type(signal, chat.StopSignal)
+        chat.response.write("hello")
 
 
 # --------------------------------------------------------------------------- plain def tasks

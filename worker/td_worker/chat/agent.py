@@ -30,6 +30,12 @@ class Agent:
     """
     A chat agent: what `@chat.agent` makes, and an entrypoint for the config file.
 
+    ```python
+    @chat.agent(max_turns=3)
+    async def answer(turn: chat.Turn):
+        yield {"type": "data-name", "data": answer.__name__}
+    ```
+
     Attributes:
         options: How it behaves.
     """

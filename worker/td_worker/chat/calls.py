@@ -139,7 +139,14 @@ class ChatStream:
 
 
 class Observing:
-    """A handler of `chat.messages.on`, which is called until `off`."""
+    """
+    A handler of `chat.messages.on`, which is called until `off`.
+
+    ```python
+    observing = chat.messages.on(print)
+    observing.off()
+    ```
+    """
 
     def __init__(self, bound: BoundChat, offer: Offer) -> None:
         self._bound = bound
@@ -209,7 +216,14 @@ class ChatMessages:
         return message_result(found, InputTimeoutError(bound.chat_id, timeout or 0))
 
     def peek(self) -> ChatPayload | None:
-        """Return the next message that waits and leave it; None without one."""
+        """
+        Return the next message that waits and leave it; None without one.
+
+        ```python
+        if (waiting := chat.messages.peek()) is not None:
+            print(waiting.trigger)
+        ```
+        """
         return bound_chat("chat.messages.peek").mailbox.peek()
 
     async def wait(self, *, timeout: float | None = None) -> InputResult:
@@ -233,6 +247,10 @@ class ChatMessages:
     ) -> InputResult:
         """
         Take the next message: stay in place for a while, and only then free it.
+
+        ```python
+        answer = await chat.messages.wait_with_idle_timeout(30, timeout=3600)
+        ```
 
         Args:
             idle_timeout: Seconds to stay in place.

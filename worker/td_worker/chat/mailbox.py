@@ -83,7 +83,7 @@ class Mailbox:
         self._arrived = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     async def open(self) -> LastTurn | None:
         """Find where the last turn has left off, and listen from there; once.
@@ -212,7 +212,8 @@ class Mailbox:
         try:
             async for seq, data in self._incoming.records(after):
                 await self._receive(seq, parse_input(data))
-        except Exception as error:  # noqa: BLE001  whoever waits must hear of it
+        # Also of a cancellation, by which an attempt ends: a plain `def` task waits in a thread.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             self._error = error
             self._arrived.set()
 

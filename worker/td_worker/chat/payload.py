@@ -30,6 +30,11 @@ Trigger = Literal[
 class ChatPayload(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """One request of a chat client, and what a run of an agent starts with.
 
+    ```python
+    request = (await chat.messages.once(timeout=5)).unwrap()
+    print(request.trigger, request.message, request.metadata)
+    ```
+
     Unknown keys are kept out: a client may send more than this runtime knows of.
     """
 
