@@ -143,7 +143,7 @@ def test_time_is_over_for_a_run_that_holds_the_loop(data_dir: Path) -> None:
 
 def test_waiting_for_a_child_is_not_counted_as_time(data_dir: Path) -> None:
     """Parents with a shorter max_duration than their child's run complete."""
-    parents = ("wait_for_child", "wait_for_child_plainly")
+    parents: list[str] = ["wait_for_child", "wait_for_child_plainly"]
     task_options = dict.fromkeys(parents, "max_duration = '500ms'")
     with RuntimeProcess(data_dir, tasks=TASKS, workers=2, task_options=task_options) as runtime:
         runs = [runtime.trigger(parent) for parent in parents]
