@@ -11,6 +11,7 @@ from td_runtime.gateway.platform.batches import Format, encode_batch
 from td_runtime.gateway.platform.content_encoding import (
     BYTES_MIN,
     ENCODINGS,
+    Encoding,
     accepted,
     compress,
     decompress,
@@ -22,6 +23,7 @@ from td_runtime.gateway.platform.sequencer import AppendAck
 
 PROTOBUF_TYPES: Final = ("application/protobuf", "application/x-protobuf")
 EVENTS_TYPE: Final = "text/event-stream"
+_ENCODINGS: Final[dict[str, Encoding]] = {encoding: encoding for encoding in ENCODINGS}
 
 
 class Dialect(Protocol):
@@ -30,15 +32,19 @@ class Dialect(Protocol):
     @property
     def content_type(self) -> str:
         """Its name in a header."""
+        ...
 
     def parse_append(self, body: bytes) -> Batch:
         """Parse and check a batch; raises ``RequestError`` or ``msgspec.DecodeError``."""
+        ...
 
     def encode_ack(self, ack: AppendAck) -> bytes:
         """The answer to an append."""
+        ...
 
     def encode_batch(self, result: ReadResult) -> bytes:
         """The answer to a read."""
+        ...
 
 
 class Json:
@@ -124,7 +130,7 @@ async def read_body(exchange: Exchange) -> bytes:
     name = exchange.headers.get("content-encoding", "identity").strip().lower()
     if name == "identity":
         return await exchange.read_body()
-    encoding = next((known for known in ENCODINGS if known == name), None)
+    encoding = _ENCODINGS.get(name)
     if encoding is None:
         raise FormatUnsupportedError(f"content encoding `{name}` is not supported")
 

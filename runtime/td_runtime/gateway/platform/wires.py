@@ -28,18 +28,23 @@ class Wire(Protocol):
     @property
     def headers(self) -> Headers:
         """What the answer's head says."""
+        ...
 
     def batch(self, result: ReadResult, *, last: int, count: int, size: int) -> bytes:
         """Records; sent so far, with these: up to ``last``, ``count`` of them, metered ``size``."""
+        ...
 
     def ping(self, tail: StreamPosition) -> bytes:
         """Sent while there is nothing to send."""
+        ...
 
     def end(self) -> bytes:
         """Sent when the session ends by itself."""
+        ...
 
     def failure(self, error: GatewayError) -> bytes:
         """Sent when it ends by an error, the gateway's own end included."""
+        ...
 
 
 class Ping(msgspec.Struct, frozen=True):
