@@ -31,7 +31,7 @@ from td_runtime.store import (
 from td_runtime.store.check import check
 from tests.integration.store.test_crash import run_child, say
 
-MOMENTS = 25
+MOMENTS = 12
 PAGE = 4096
 WAL_HEADER, FRAME_HEADER = 32, 24
 MX_FRAME_AT = 16  # in the header of the -shm
