@@ -21,7 +21,6 @@ from td_worker.sync import chat as sync_chat
 from td_worker.testing import FakePlatform, StoredRecord, run_platform
 
 CLOSE = {"kind": "message", "payload": {"trigger": "close", "chatId": "c"}}
-STOP = {"kind": "stop"}
 
 
 @pytest.fixture
@@ -98,20 +97,6 @@ async def test_a_later_run_goes_on_behind_the_last_turn(platform: FakePlatform):
     assert starts == [1]
 
 
-@pytest.mark.conformance("EA6")
-async def test_a_stop_before_the_turn_leaves_it_empty(platform: FakePlatform):
-    """A message that was stopped before its turn has a turn without an answer."""
-
-    @chat.agent
-    async def agent(turn: chat.Turn) -> Any:
-        yield turn.text
-
-    await _converse(platform, agent, _message("a"), STOP, _message("b"))
-
-    assert platform.sessions.chunks("c") == ["b"]
-    assert len(_ends(platform)) == 3
-
-
 async def test_hooks_are_called_around_turns(platform: FakePlatform):
     """Hooks see the turn, in order; a failing `on_turn_complete` takes nothing back."""
     called: list[Any] = []
@@ -174,6 +159,7 @@ async def test_what_a_failed_turn_said_is_kept(platform: FakePlatform):
     assert deltas == ["1", "3"]
 
 
+@pytest.mark.conformance("EA10")
 async def test_a_regeneration_answers_the_last_question_anew(platform: FakePlatform):
     """The handler sees the history without the answer that is to be replaced."""
     lengths: list[int] = []
