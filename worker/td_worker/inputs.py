@@ -101,7 +101,11 @@ class Input:
         return received(tail, record, timeout)
 
     def peek(self) -> Any:
-        """Return the first record that nobody has taken yet, and leave it; None without one."""
+        """
+        Return the first record that was read and nobody has taken, and leave it; None without one.
+
+        Reads nothing by itself: the first `on`, `once` or `wait` does.
+        """
         record = self._source.tail().peek()
 
         return None if record is None else record.data
