@@ -16,7 +16,12 @@ import pytest
 
 from td_worker import chat
 from td_worker.chat.payload import parse_payload
-from td_worker.errors import AbortTaskRunError, NotInChatError, TaskPayloadError
+from td_worker.errors import (
+    AbortTaskRunError,
+    ControlPlaneRefusedError,
+    NotInChatError,
+    TaskPayloadError,
+)
 from td_worker.sync import chat as sync_chat
 from td_worker.testing import FakePlatform, StoredRecord, run_platform
 
@@ -157,6 +162,44 @@ async def test_what_a_failed_turn_said_is_kept(platform: FakePlatform):
     assert str(kept[0][1]) == "broke"
     deltas = [c["delta"] for c in platform.sessions.chunks("c") if c["type"] == "text-delta"]
     assert deltas == ["1", "3"]
+
+
+async def test_records_that_are_given_up_fail_their_turn(platform: FakePlatform):
+    """A turn whose chunks the stream store refuses ends with an error; the next turn is fine."""
+
+    @chat.agent
+    async def agent(turn: chat.Turn) -> Any:
+        if turn.text == "a":
+            platform.spoil("append", status=400, text="no")
+        yield turn.text
+
+    output = await _converse(platform, agent, _message("a"), _message("b"))
+
+    assert output["turns"] == 2
+    error, answer = platform.sessions.chunks("c")
+    assert error["type"] == "error"
+    assert answer == "b"
+    assert len(_ends(platform)) == 3
+
+
+async def test_a_turn_ends_without_a_token_when_none_is_made(platform: FakePlatform):
+    """A control plane that signs nothing costs the client its fresh token, not the end."""
+
+    @chat.agent
+    async def agent(turn: chat.Turn) -> Any:
+        yield turn.text
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("td_worker.chat.session.MainChannel.access_token", _no_token)
+        await _converse(platform, agent, _message("a"))
+
+    headers = [dict(end.headers) for end in _ends(platform)]
+    assert all("public-access-token" not in header for header in headers)
+    assert headers[0]["session-in-event-id"] == "0"
+
+
+async def _no_token(_channel: Any, _ttl: float) -> str:
+    raise ControlPlaneRefusedError("no")
 
 
 @pytest.mark.conformance("EA10")
