@@ -92,6 +92,7 @@ class DiskStore:
         self._cache: _OneConnectionCache | None = None
         self._opened: Inode | None = None
         self._damaged: Inode | None = None
+        self._incomplete: Inode | None = None
         self._in_use = ExitStack()
         self._swept_at = 0.0
         # An unsafe folder is the operator's to mend; any other trouble may pass.
@@ -158,9 +159,9 @@ class DiskStore:
 
         return object() if time() - found.st_mtime < _TICK else (found.st_ino, found.st_mtime_ns)
 
-    def holders(self) -> frozenset[int]:
-        """Give the processes that use the store at this moment, as far as it is known."""
-        return self._lock.holders()
+    def idle_holders(self) -> frozenset[int] | None:
+        """Give the processes that keep the store to themselves asleep, None if it is unknown."""
+        return self._lock.idle_holders()
 
     @contextmanager
     def stripe(self, slot: Slot) -> Iterator[bool]:
@@ -220,11 +221,12 @@ class DiskStore:
     def _repair_and_attempt(
         self, work: Callable[[_OneConnectionCache], _T], *, exclusive: bool
     ) -> _T:
+        exclusive = exclusive or self._must_make()
         for _ in range(_REPAIRS):
             try:
                 return self._attempt(work, exclusive=exclusive)
             except _NotOpenError:
-                pass
+                self._incomplete = inode_at(self._path)
             except FileNotFoundError:
                 self._prepare()
             except sqlite3.DatabaseError as error:
@@ -233,6 +235,17 @@ class DiskStore:
             exclusive = True
 
         return self._attempt(work, exclusive=True)
+
+    def _must_make(self) -> bool:
+        """Tell whether a look under the shared lock is in vain, as far as one can see without it.
+
+        Many who all look again and again would keep each other from the exclusive one.
+        """
+        if self._cache is not None:
+            return False
+        found = inode_at(self._path)
+
+        return found is None or found in (self._damaged, self._incomplete)
 
     def _attempt(self, work: Callable[[_OneConnectionCache], _T], *, exclusive: bool) -> _T:
         if not self._lock.take(exclusive=exclusive):
@@ -392,6 +405,7 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
         self._txn_id = None
         self._disk = _TextDisk(self._directory)
         self._only: sqlite3.Connection | None = None
+        self._is_making = False
 
     def open(self, *, may_create: bool) -> None:
         """Take the file as it is if it is complete; if not, have diskcache make what is missing.
@@ -403,14 +417,25 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
         if settings is None:
             if not may_create:
                 raise _NotOpenError
-            # Find out now whether a stranger holds the file: diskcache would sleep on it.
-            self._con.execute("BEGIN IMMEDIATE")
-            self._con.execute("ROLLBACK")
-            super().__init__(self._directory, timeout=0, disk=_TextDisk, **_SETTINGS)
+            self._make()
             return
 
         for name in _ALL_SETTINGS:
             setattr(self, name, settings[name])
+
+    def _make(self) -> None:
+        # One transaction for what diskcache writes in some forty, while others wait for the lock.
+        # It also tells now whether a stranger holds the file: diskcache would sleep on it.
+        connection = self._con
+        # Of all settings the one that a transaction cannot change.
+        connection.execute("PRAGMA auto_vacuum=1")
+        connection.execute("BEGIN IMMEDIATE")
+        self._is_making = True
+        try:
+            with connection:
+                super().__init__(self._directory, timeout=0, disk=_TextDisk, **_SETTINGS)
+        finally:
+            self._is_making = False
 
     def _settings(self) -> dict[str, Any] | None:
         """Give diskcache's settings, or None if they or the tables are not all as they must be."""
@@ -473,6 +498,9 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
+        if self._is_making:
+            # Diskcache's constructor ends like this, before anything is committed.
+            return
         connection, self._only = self._only, None
         self._txn_id = None
         if connection is not None:
@@ -484,9 +512,9 @@ class _OneConnectionCache(diskcache.Cache):  # type: ignore[misc]  # diskcache s
         )
         try:
             # The file's settings are those of whoever wrote them; these are what counts.
-            for pragma in ("journal_mode", "mmap_size", "cache_size", "synchronous"):
-                value = _SETTINGS[f"sqlite_{pragma}"]
-                connection.execute(f"PRAGMA {pragma}={value}").fetchall()
+            for name, value in _SETTINGS.items():
+                if name.startswith("sqlite_"):
+                    connection.execute(f"PRAGMA {name[7:]}={value}").fetchall()
         except BaseException:
             connection.close()
             raise

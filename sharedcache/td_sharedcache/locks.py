@@ -168,8 +168,12 @@ class KeptLock:
         self._fd = -1
         self._close()
 
-    def holders(self) -> frozenset[int]:
-        """Give the processes that hold the lock at this moment, as far as the kernel tells."""
+    def idle_holders(self) -> frozenset[int] | None:
+        """Give the processes that hold the lock at this moment, and are asleep or stopped.
+
+        Returns:
+            None if the kernel shows nobody who holds it.
+        """
         try:
             inode = os.stat(self._path).st_ino
             with open("/proc/locks", encoding="ascii") as lines:
@@ -177,9 +181,10 @@ class KeptLock:
                 # file systems show another one to programs.
                 found = [line.split() for line in lines if f":{inode} " in line]
         except OSError:
-            return frozenset()
+            return None
+        holders = [int(fields[4]) for fields in found if fields[1] == "FLOCK"]
 
-        return frozenset(int(fields[4]) for fields in found if fields[1] == "FLOCK")
+        return frozenset(pid for pid in holders if not _is_at_work(pid)) if holders else None
 
     def before_fork(self) -> None:
         """Keep the file: nobody holds the lock now."""
@@ -193,6 +198,18 @@ class KeptLock:
         # Called once, by `close` or when nobody has this lock any more.
         self._close = weakref.finalize(self, os.close, self._fd)
         self._inode = _inode_of(os.fstat(self._fd))
+
+
+def _is_at_work(pid: int) -> bool:
+    """Tell whether a thread of a process runs, wants to, or waits for a disk."""
+    try:
+        return any(
+            # The state follows the name, which is in brackets and may hold any character.
+            path.read_text(errors="replace").rpartition(")")[2].split()[0] in {"R", "D"}
+            for path in Path(f"/proc/{pid}/task").glob("*/stat")
+        )
+    except OSError:
+        return True
 
 
 def inode_at(path: str) -> Inode | None:

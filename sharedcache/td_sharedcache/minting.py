@@ -328,7 +328,7 @@ class Minting:
 
     def _patiently(self, work: Callable[[], T]) -> Steps[T]:
         """Do something with a store, waiting while other processes use it."""
-        patience = Patience(self._policy, self._clock.monotonic, self._stores.shared.holders)
+        patience = Patience(self._policy, self._clock.monotonic, self._stores.shared.idle_holders)
         while True:
             try:
                 return work()

@@ -13,24 +13,27 @@ _GLANCE = 0.1
 class Patience:
     """How long one caller waits for the store's lock.
 
-    A holder needs it for some 50 µs, so one that is seen with it again and again is stopped, or a
-    stranger. Processes that take it in turn may be many on a slow machine: each is given its time.
+    A holder needs it for some 50 µs and never sleeps meanwhile, so one that is seen asleep with it
+    again and again is stopped, or a stranger. Processes that take it in turn may be many on a slow
+    machine, and one may wait for its disk for seconds: each is given its time.
 
     Args:
         policy: `store_wait` is the bound on one holder, `lock_wait` the one on all of them.
         now: The monotonic time.
-        holders: Gives who holds the lock at the moment; nobody if that is not known.
+        idle: Gives who holds the lock asleep at the moment; None if it is not known who holds it.
     """
 
     def __init__(
-        self, policy: Policy, now: Callable[[], float], holders: Callable[[], frozenset[int]]
+        self, policy: Policy, now: Callable[[], float], idle: Callable[[], frozenset[int] | None]
     ) -> None:
         self._policy = policy
         self._now = now
-        self._holders = holders
+        self._idle = idle
         self._began = self._since = now()
         self._look_at = self._began + _GLANCE
         self._same: frozenset[int] = frozenset()
+        """Who was asleep with it at every look since then."""
+        self._has_looked = False
 
     @property
     def waited(self) -> float:
@@ -50,11 +53,11 @@ class Patience:
         )
 
     def _look(self, now: float) -> None:
-        seen = self._holders()
-        if not seen:
+        idle = self._idle()
+        if idle is None:
             return
-        if self._same and not self._same & seen:
-            # Nobody has held it all the time.
-            self._since, self._same = now, seen
-        else:
-            self._same = self._same & seen or seen
+        same = self._same & idle if self._has_looked else idle
+        if not same:
+            # Nobody has kept it asleep all the time.
+            self._since, same = now, idle
+        self._same, self._has_looked = same, True

@@ -29,7 +29,7 @@ class Policy:
     lock_wait: float = 15.0
     """How long to wait for another process's mint, or for many that use the store in turn."""
     store_wait: float = 2.0
-    """How long to wait for one process's read or write."""
+    """How long to wait for a process that holds the store and does nothing."""
     backoff_base: float = 0.25
     backoff_cap: float = 30.0
     retry_after_cap: float = 300.0

@@ -47,8 +47,8 @@ class Store(Protocol):
         """
         ...
 
-    def holders(self) -> frozenset[int]:
-        """Give the processes that use the store at this moment, as far as it is known."""
+    def idle_holders(self) -> frozenset[int] | None:
+        """Give the processes that keep the store to themselves asleep, None if it is unknown."""
         ...
 
     def stripe(self, slot: Slot) -> AbstractContextManager[bool]:
@@ -102,9 +102,9 @@ class MemoryStore:
         """Prove nothing: a look costs no more."""
         return object()
 
-    def holders(self) -> frozenset[int]:
+    def idle_holders(self) -> frozenset[int] | None:
         """Nobody else is there."""
-        return frozenset()
+        return None
 
     def stripe(self, slot: Slot) -> AbstractContextManager[bool]:  # noqa: ARG002  one for all
         """Hold nothing."""

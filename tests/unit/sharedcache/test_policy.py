@@ -116,9 +116,17 @@ def test_c9_processes_that_take_turns_are_each_given_their_time():
 def test_c9_a_holder_that_cannot_be_seen_counts_as_one():
     """C9: without the kernel's word on who holds the lock the bound is the one on one holder."""
     clock = FrozenClock()
-    patience = Patience(Policy(), clock.clock.monotonic, frozenset)
+    patience = Patience(Policy(), clock.clock.monotonic, lambda: None)
 
     assert [_is_over_after(patience, clock, 1.0) for _ in range(2)] == [False, True]
+
+
+def test_c9_a_holder_at_work_is_given_its_time():
+    """C9: one that runs or waits for a slow disk is not stuck; the bound is the one on all."""
+    clock = FrozenClock()
+    patience = Patience(Policy(), clock.clock.monotonic, frozenset)
+
+    assert [_is_over_after(patience, clock, 5.0) for _ in range(3)] == [False, False, True]
 
 
 def _is_over_after(patience, clock, seconds):
