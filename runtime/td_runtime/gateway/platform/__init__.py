@@ -145,6 +145,7 @@ class Platform:
             How many records went.
         """
         await self.tokens.forget_expired()
+        await self.issued.forget_expired()
         await self.waitpoints.forget_old()
         return await self.streams.expire(before_ms=int((time.time() - RETENTION_S) * 1000))
 

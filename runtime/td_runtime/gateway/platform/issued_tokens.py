@@ -149,8 +149,15 @@ class IssuedTokens:
 
         await self._storage.write(delete, after=lambda _none: self._forget(token_id))
 
+    async def forget_expired(self) -> None:
+        """Delete tokens that expired; their ids are free again."""
+        now = time.time()
+        for token_id, (key, _) in list(self._infos.items()):
+            if self._rights[key].expires_at <= now:
+                await self.revoke(token_id)
+
     def all(self) -> list[TokenInfo]:
-        """The tokens by id, those that expired included."""
+        """The tokens by id, those that expired lately included."""
         return [self._infos[token_id][1] for token_id in sorted(self._infos)]
 
     def identify(self, token: str) -> Rights:
