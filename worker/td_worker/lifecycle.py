@@ -106,7 +106,8 @@ class Lifecycle:
         """The task that is to be cancelled, unless the function has one of its own."""
         self._function: asyncio.Task[Any] | None = None
         self._in_threads = 0
-        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] | None = None
+        """Done with the function; there once somebody wants to know."""
         self._raised: BaseException | None = None
         self._end: End | None = None
         self._canceling: asyncio.Task[None] | None = None
@@ -261,15 +262,18 @@ class Lifecycle:
             self._raised = error
             self._end = await self._end_of_failure(error)
         else:
-            self._settle_ended()
             self._end = End(status="COMPLETED", output=output)
+            if not self._code.hooks:
+                return
+            self._settle_ended()
             await self._tell("on_success", output=result)
             await self._tell("on_complete", result=Result(ok=True, output=result))
         await self._tell("cleanup")
 
     def _settle_ended(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+        if self._ended is None:
+            self._ended = self._loop.create_future()
+        self._ended.set_result(None)
 
     async def _call_prepared(self) -> Any:
         hooks = self._code.hooks
@@ -425,6 +429,8 @@ class Lifecycle:
 
     async def _tell_canceled(self) -> None:
         with context.executing(self.execution):
+            if self._ended is None:
+                self._ended = self._loop.create_future()
             await self._tell("on_cancel", ended=asyncio.shield(self._ended))
 
     async def _hear_canceling(self) -> None:
