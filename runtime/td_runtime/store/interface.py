@@ -63,6 +63,13 @@ class RunReader(Protocol):
         """
         ...
 
+    async def counts_by_task(self) -> dict[str, dict[Status, int]]:
+        """Return how many runs of each task there are in each status; no zeros.
+
+        As `counts`: the history is not counted for it.
+        """
+        ...
+
     async def last_ticks(self) -> dict[str, float]:
         """Return up to when the ticks of each scheduled task are dealt with."""
         ...

@@ -106,6 +106,15 @@ class SqliteRunReader:
 
         return {status: found.get(status, 0) for status in Status}
 
+    async def counts_by_task(self) -> dict[str, dict[Status, int]]:
+        """Return how many runs of each task there are in each status; no zeros."""
+        found: dict[str, dict[Status, int]] = {}
+        for task, status, count in self._all(sql.COUNTS_BY_TASK):
+            counts = found.setdefault(task, {})
+            counts[Status(status)] = counts.get(Status(status), 0) + count
+
+        return found
+
     async def last_ticks(self) -> dict[str, float]:
         """Return up to when the ticks of each scheduled task are dealt with."""
         return dict(self._all(sql.LAST_TICKS))

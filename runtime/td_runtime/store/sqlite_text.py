@@ -23,6 +23,7 @@ __all__ = [
     "CLAIM",
     "COLUMNS",
     "COUNTS",
+    "COUNTS_BY_TASK",
     "DELETE_KEY",
     "DELETE_RUN",
     "DELETE_TAG",
@@ -431,6 +432,18 @@ UNION ALL
 SELECT status, count(*) FROM runs INDEXED BY runs_in_hand WHERE {_IN_HAND} GROUP BY status
 UNION ALL
 SELECT status, sum(runs) FROM history GROUP BY status
+"""
+COUNTS_BY_TASK = f"""
+SELECT task, 'QUEUED', count(*) FROM runs INDEXED BY runs_ready WHERE {_READY} GROUP BY task
+UNION ALL
+SELECT task, 'QUEUED', count(*) FROM runs INDEXED BY runs_aside WHERE {_ASIDE} GROUP BY task
+UNION ALL
+SELECT task, status, count(*) FROM runs INDEXED BY runs_later WHERE {_LATER} GROUP BY task, status
+UNION ALL
+SELECT task, status, count(*) FROM runs INDEXED BY runs_in_hand WHERE {_IN_HAND}
+GROUP BY task, status
+UNION ALL
+SELECT task, status, runs FROM history WHERE runs > 0
 """
 UNFINISHED = f"""
 SELECT (SELECT count(*) FROM runs INDEXED BY runs_ready WHERE {_READY})

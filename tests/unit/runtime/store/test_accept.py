@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from td_runtime.errors import ExitCode
-from td_runtime.store import IDEMPOTENCY_TTL, NewRun, RunNotFoundError, Status
+from td_runtime.store import IDEMPOTENCY_TTL, Completed, NewRun, RunNotFoundError, Status
 from tests.unit.runtime.store.helpers import FAR, accept, claim, claimed, reload
 
 
@@ -189,6 +189,19 @@ async def test_counts_name_every_status(store):
         Status.DELAYED: 1,
     }
     assert await store.unfinished() == 4
+
+
+async def test_counts_are_told_by_task(store):
+    """Each task's runs are counted by status, those that have ended as well; no zeros."""
+    run = await claimed(store)
+    await accept(store, "b", "b", "a")
+    await store.accept([NewRun(task="b", run_at=FAR)])
+    await store.finish(run.id, run.attempt, "w1", Completed())
+
+    assert await store.counts_by_task() == {
+        "a": {Status.COMPLETED: 1, Status.QUEUED: 1},
+        "b": {Status.QUEUED: 2, Status.DELAYED: 1},
+    }
 
 
 async def test_every_option_comes_back(store, clock):
