@@ -11,7 +11,7 @@ from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.queues import queue_limits
 from td_worker.messages import TriggerItem
 
-__all__ = ["TriggerError", "check_items"]
+__all__ = ["TriggerError", "check_items", "check_metadata"]
 
 
 _LONGEST: Final = 10 * 365 * 86_400.0
@@ -19,7 +19,16 @@ _LONGEST: Final = 10 * 365 * 86_400.0
 
 
 class TriggerError(Exception):
-    """Runs that were asked for cannot be accepted; the message says why and what is valid."""
+    """Runs that were asked for cannot be accepted; the message says why and what is valid.
+
+    Attributes:
+        code: Why, for programs: ``unknown_task``, ``unknown_run``, ``queue_full``, ``draining``,
+            ``too_large`` or ``invalid``.
+    """
+
+    def __init__(self, message: str, *, code: str = "invalid") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def check_items(
@@ -38,9 +47,13 @@ def check_items(
             makes no sense, or no room in the queue.
     """
     if len(items) > limits.batch:
-        raise TriggerError(f"a batch of {len(items)} runs; limits.batch = {limits.batch}")
+        raise TriggerError(
+            f"a batch of {len(items)} runs; limits.batch = {limits.batch}", code="too_large"
+        )
     if backlog + len(items) > limits.max_queued:
-        raise TriggerError(f"the queue is full; limits.max_queued = {limits.max_queued}")
+        raise TriggerError(
+            f"the queue is full; limits.max_queued = {limits.max_queued}", code="queue_full"
+        )
     for item in items:
         _check_task(item, tasks)
         _check_payload(item, limits)
@@ -49,7 +62,8 @@ def check_items(
         _check_numbers(item)
         _check_keys(item, limits)
         _check_tags(item, limits)
-        _check_metadata(item, limits)
+        if item.metadata is not None:
+            check_metadata(item.metadata, f"task {item.task!r}", limits)
 
 
 def _check_task(item: TriggerItem, tasks: Mapping[str, TaskConfig]) -> None:
@@ -58,14 +72,17 @@ def _check_task(item: TriggerItem, tasks: Mapping[str, TaskConfig]) -> None:
     close = difflib.get_close_matches(item.task, tasks, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     known = ", ".join(tasks) or "none"
-    raise TriggerError(f"there is no task {item.task!r}{hint} (registered: {known})")
+    raise TriggerError(
+        f"there is no task {item.task!r}{hint} (registered: {known})", code="unknown_task"
+    )
 
 
 def _check_payload(item: TriggerItem, limits: LimitsConfig) -> None:
     if len(item.payload) > limits.payload:
         raise TriggerError(
             f"the payload for task {item.task!r} is {len(item.payload)} bytes; "
-            f"limits.payload = {limits.payload}"
+            f"limits.payload = {limits.payload}",
+            code="too_large",
         )
 
 
@@ -119,15 +136,19 @@ def _check_tags(item: TriggerItem, limits: LimitsConfig) -> None:
             )
 
 
-def _check_metadata(item: TriggerItem, limits: LimitsConfig) -> None:
-    if item.metadata is None:
-        return
-    if len(item.metadata) > limits.metadata:
+def check_metadata(metadata: bytes, what: str, limits: LimitsConfig) -> None:
+    """Check metadata alone; *what* it belongs to is said in the error.
+
+    Raises:
+        TriggerError: It is too large, or not JSON.
+    """
+    if len(metadata) > limits.metadata:
         raise TriggerError(
-            f"the metadata for task {item.task!r} is {len(item.metadata)} bytes; "
-            f"limits.metadata = {limits.metadata}"
+            f"the metadata for {what} is {len(metadata)} bytes; "
+            f"limits.metadata = {limits.metadata}",
+            code="too_large",
         )
     try:
-        msgspec.json.decode(item.metadata)
+        msgspec.json.decode(metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise TriggerError(f"the metadata for task {item.task!r} is not JSON: {error}") from error
+        raise TriggerError(f"the metadata for {what} is not JSON: {error}") from error

@@ -1,7 +1,7 @@
 """The control socket: how the command line and other clients talk to the supervisor (design §3).
 
-What is said over it, and the client's end; the supervisor's is `control_server`, so that a command
-that only asks something starts without asyncio.
+The client's end. What is said over it is in `control_messages`, the supervisor's end in
+`control_server`: a command that only asks something starts without asyncio.
 
 A Unix stream socket, mode 0600, whose peers must be of the same user or root. Typed messages in
 frames of length and msgpack; the first one either way is a hello with the version. Nothing is
@@ -14,34 +14,76 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from td_runtime.control_messages import (
+    Accepted,
+    Answer,
+    CanceledRuns,
+    CancelRuns,
+    Done,
+    GetRun,
+    GetStatus,
+    GetTree,
+    Hello,
+    ListRuns,
+    ListSchedules,
+    ListTasks,
+    Refused,
+    ReplayRun,
+    RunDetails,
+    RunItem,
+    RunsPage,
+    RunView,
+    SchedulesView,
+    ScheduleView,
+    SetMetadata,
+    StatusView,
+    Stopping,
+    StopRuntime,
+    TasksView,
+    TaskView,
+    TreeView,
+    TriggerRuns,
+    WaitForRun,
+    WorkerView,
+)
 from td_runtime.data_dir import DataDir
 from td_runtime.errors import TdRuntimeError
-from td_worker.messages import (
-    MAX_CONTROL_FRAME,
-    ChildOutcome,
-    TriggerItem,
-    decode_frames,
-    encode_frame,
-)
+from td_worker.messages import MAX_CONTROL_FRAME, MAX_FRAME, decode_frames, encode_frame
 
 __all__ = [
     "Accepted",
+    "CancelRuns",
+    "CanceledRuns",
     "ControlClient",
     "ControlRefusedError",
+    "Done",
+    "GetRun",
     "GetStatus",
     "GetTree",
     "Hello",
+    "ListRuns",
+    "ListSchedules",
+    "ListTasks",
     "NotRunningError",
     "Refused",
+    "ReplayRun",
+    "RunDetails",
+    "RunItem",
     "RunView",
+    "RunsPage",
+    "ScheduleView",
+    "SchedulesView",
+    "SetMetadata",
     "StatusView",
+    "StopRuntime",
+    "Stopping",
+    "TaskView",
+    "TasksView",
     "TreeView",
     "TriggerRuns",
     "WaitForRun",
     "WorkerView",
 ]
-
-PROTOCOL_VERSION: Final = 1
 
 
 class NotRunningError(TdRuntimeError):
@@ -49,99 +91,23 @@ class NotRunningError(TdRuntimeError):
 
 
 class ControlRefusedError(TdRuntimeError):
-    """The supervisor refused a request; the message is its own."""
+    """The supervisor refused a request; the message is its own.
 
+    Attributes:
+        code: Why, for programs; see :class:`Refused`.
+    """
 
-# ------------------------------------------------------------------ requests
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        advice: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, advice=advice)
+        self.code = code
 
-
-class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The first message of both sides."""
-
-    version: int = PROTOCOL_VERSION
-
-
-class TriggerRuns(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Accept runs; answered by :class:`Accepted` once they are durable (R1)."""
-
-    items: list[TriggerItem]
-
-
-class WaitForRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Answered by the run's :class:`RunView` once it has an outcome."""
-
-    run_id: str
-
-
-class GetTree(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Answered by :class:`TreeView`: a root run and all below it."""
-
-    root_id: str
-
-
-class GetStatus(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Answered by :class:`StatusView`."""
-
-
-Request = Hello | TriggerRuns | WaitForRun | GetTree | GetStatus
-
-# ------------------------------------------------------------------ answers
-
-
-class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The ids of accepted runs, in the order of the request."""
-
-    run_ids: list[str]
-
-
-class RunView(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A run as clients see it."""
-
-    outcome: ChildOutcome
-    attempt: int
-    pid: int | None
-    records_lost: int
-
-
-class TreeView(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A root run and all below it."""
-
-    runs: list[RunView]
-    """Without outputs and tracebacks."""
-
-
-class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker as ``status`` shows it."""
-
-    number: int
-    pid: int
-    state: str
-    runs: int
-    restarts: int
-
-
-class StatusView(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What the supervisor knows of itself."""
-
-    pid: int
-    version: str
-    state: str
-    started_at: float
-    control_plane_url: str
-    gateway_pid: int | None
-    workers: list[WorkerView]
-    runs: dict[str, int]
-    notices_dropped: int
-
-
-class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The request was not carried out; nothing has changed."""
-
-    message: str
-    advice: str | None = None
-
-
-Answer = Hello | Accepted | RunView | TreeView | StatusView | Refused
 
 _answer_decoder: Final = msgspec.msgpack.Decoder(Answer)
 
@@ -151,11 +117,15 @@ AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
 class ControlClient:
     """A client's end; blocking, a context manager, one request at a time.
 
+    Args:
+        data_dir: The supervisor's data folder.
+        name: Who is calling, in a word or two, for the record.
+
     Raises:
         NotRunningError: Nobody listens at the data folder's control socket.
     """
 
-    def __init__(self, data_dir: DataDir) -> None:
+    def __init__(self, data_dir: DataDir, *, name: str = "command line") -> None:
         self._data_dir = data_dir
         self._incoming = bytearray()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -165,7 +135,7 @@ class ControlClient:
         except OSError as error:
             self._sock.close()
             raise _not_running(data_dir.path) from error
-        self.ask(Hello(), Hello)
+        self.ask(Hello(name=name), Hello)
 
     def __enter__(self) -> "ControlClient":
         return self
@@ -200,6 +170,7 @@ class ControlClient:
                 f"a request of {len(frame):,} bytes; the control socket takes "
                 f"{MAX_CONTROL_FRAME:,}",
                 advice="Ask for fewer runs at once.",
+                code="too_large",
             )
         try:
             self._sock.sendall(frame)
@@ -208,11 +179,12 @@ class ControlClient:
 
     def receive(self, kind: type[AnswerT]) -> AnswerT:
         """Return the next answer; raises as :meth:`ask`."""
-        while not (bodies := decode_frames(self._incoming, limit=MAX_CONTROL_FRAME)):
+        # An answer may have a run's payload and its output.
+        while not (bodies := decode_frames(self._incoming, limit=MAX_FRAME)):
             self._incoming += self._receive_some()
         answer = _answer_decoder.decode(bodies[0])
         if isinstance(answer, Refused):
-            raise ControlRefusedError(answer.message, advice=answer.advice)
+            raise ControlRefusedError(answer.message, advice=answer.advice, code=answer.code)
         if not isinstance(answer, kind):
             raise AssertionError(f"asked for {kind.__name__}, got {type(answer).__name__}")
 

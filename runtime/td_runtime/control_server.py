@@ -1,4 +1,4 @@
-"""The supervisor's end of the control socket; what is said over it is in `control`."""
+"""The supervisor's end of the control socket; what is said over it is in `control_messages`."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from td_runtime.control import PROTOCOL_VERSION, Hello, Refused, Request
+from td_runtime.control_messages import PROTOCOL_VERSION, Hello, Refused, Request
 from td_runtime.data_dir import DataDir
 from td_worker.channel import Channel
 from td_worker.messages import MAX_CONTROL_FRAME
@@ -19,8 +19,10 @@ __all__ = ["ControlServer", "Handler"]
 _decoder: Final = msgspec.msgpack.Decoder(Request)
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
-Handler = Callable[[Request, Callable[[msgspec.Struct], None]], None]
-"""Takes a request and a function that sends its answer, at once or later."""
+Handler = Callable[[Request, str, Callable[[msgspec.Struct], None]], None]
+"""Takes a request, who asks in words, and a function that sends the answer, at once or later."""
+
+_NAME_LENGTH: Final = 100
 
 
 class ControlServer:
@@ -57,17 +59,22 @@ class ControlServer:
             sock, _ = self._listener.accept()
         except OSError:
             return
-        if _peer_uid(sock) not in {0, os.geteuid()}:
+        pid, uid, _ = _peer(sock)
+        if uid not in {0, os.geteuid()}:
             sock.close()
             return
-        self._serve(sock)
+        self._serve(sock, f"user {uid}, process {pid}")
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, where: str) -> None:
+        asks = f"client ({where})"
+
         def receive(request: Request) -> None:
+            nonlocal asks
             if isinstance(request, Hello):
+                asks = f"{request.name[:_NAME_LENGTH]} ({where})"
                 client.send(_greet(request))
             else:
-                self._handler(request, client.send)
+                self._handler(request, asks, client.send)
 
         client: Channel[Request] = Channel(
             sock,
@@ -107,7 +114,9 @@ def _listen(data_dir: DataDir) -> socket.socket:
     return listener
 
 
-def _peer_uid(sock: socket.socket) -> int:
+def _peer(sock: socket.socket) -> tuple[int, int, int]:
+    """Return process, user and group of the other end."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    pid, uid, gid = _PEER_CREDENTIALS.unpack(raw)
 
-    return int(_PEER_CREDENTIALS.unpack(raw)[1])
+    return pid, uid, gid

@@ -13,6 +13,7 @@ from td_runtime.outcomes import Outcomes, log_late
 from td_runtime.queues import queue_limits
 from td_runtime.store import (
     READY,
+    Accepted,
     Cancellation,
     Due,
     NewRun,
@@ -401,8 +402,8 @@ class Dispatcher:
         *,
         parent_id: str | None = None,
         triggered_by: str | None = None,
-    ) -> list[str]:
-        """Accept runs; their ids are returned once they are durable (R1).
+    ) -> list[Accepted]:
+        """Accept runs; they are durable when this returns (R1).
 
         Args:
             items: What is asked for.
@@ -427,18 +428,19 @@ class Dispatcher:
                 log.info("run.accepted", run_id=answer.id, task=item.task, parent_id=parent_id)
         self.wake()
 
-        return [answer.id for answer in accepted]
+        return accepted
 
     async def _trigger_for(self, worker: Worker, message: Trigger) -> None:
         """Answer a run that asks for others; with ``wait``, a second time when they are done."""
         try:
-            run_ids = await self.accept(message.items, parent_id=message.run_id)
+            accepted = await self.accept(message.items, parent_id=message.run_id)
         except TriggerError as error:
             worker.channel.send(TriggerRefused(request=message.request, message=str(error)))
             return
         except (ParentCanceledError, StoreFullError) as error:
             worker.channel.send(TriggerRefused(request=message.request, message=error.what))
             return
+        run_ids = [each.id for each in accepted]
         worker.channel.send(Triggered(request=message.request, run_ids=run_ids))
         if message.wait:
             await self._wait_for_children(worker, message, run_ids)

@@ -1,29 +1,40 @@
-"""Carries out what clients ask for over the control socket."""
+"""Carries out what clients ask for over the control socket: each request by its kind."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from td_runtime.admission import TriggerError
-from td_runtime.control import (
-    Accepted,
+from td_runtime.config import LimitsConfig, TaskConfig
+from td_runtime.control_messages import (
     GetStatus,
-    GetTree,
+    ListSchedules,
+    ListTasks,
     Refused,
     Request,
-    RunView,
+    SchedulesView,
+    ScheduleView,
     StatusView,
-    TreeView,
-    TriggerRuns,
-    WaitForRun,
+    Stopping,
+    StopRuntime,
+    TasksView,
+    TaskView,
 )
-from td_runtime.dispatch import Dispatcher, child_outcome
+from td_runtime.dispatch import Dispatcher
 from td_runtime.errors import TdRuntimeError
-from td_runtime.store import Run, RunStore, Status
+from td_runtime.queues import queue_of
+from td_runtime.run_requests import RunRequests
+from td_runtime.store import RunStore, Status
 from td_runtime.watchers import RunPostponedError
 
 __all__ = ["Requests"]
+
+_MOST_TICKS: Final = 100
+_LONGEST_DRAIN: Final = 7 * 86_400.0
+"""Seconds."""
 
 
 class Requests:
@@ -32,7 +43,11 @@ class Requests:
     Args:
         store: Where runs are looked up.
         dispatcher: Who accepts runs, and knows when they end.
+        limits: What is refused.
+        tasks: Returns the registered tasks, in the order of the config.
         status: Makes the answer to ``status`` from the counts of runs.
+        stop: Begins to drain: who asks, and the seconds that running runs get instead of the
+            config's.
         on_failed: Called with an error that is no answer to a client: the supervisor's own.
     """
 
@@ -41,83 +56,118 @@ class Requests:
         store: RunStore,
         dispatcher: Dispatcher,
         *,
+        limits: LimitsConfig,
+        tasks: Callable[[], Sequence[TaskConfig]],
         status: Callable[[Mapping[Status, int]], StatusView],
+        stop: Callable[[str, float | None], Stopping],
         on_failed: Callable[[BaseException], None],
     ) -> None:
         self._store = store
-        self._dispatcher = dispatcher
+        self._runs = RunRequests(store, dispatcher, limits)
+        self._registered = tasks
         self._status = status
+        self._stop = stop
         self._on_failed = on_failed
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._methods: dict[type, Callable[[Any, str], Awaitable[msgspec.Struct]]] = {
+            **self._runs.methods(),
+            GetStatus: self._get_status,
+            ListTasks: self._list_tasks,
+            ListSchedules: self._list_schedules,
+            StopRuntime: self._stop_runtime,
+        }
 
-    def answer(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
-        """Carry out *request*; *send* is called with its answer, at once or later."""
-        task = asyncio.get_running_loop().create_task(self._answer(request, send))
-        self._tasks.add(task)
+    def answer(self, request: Request, by: str, send: Callable[[msgspec.Struct], None]) -> None:
+        """Carry out *request*; *send* is called with its answer, at once or later.
+
+        Args:
+            request: What is asked for.
+            by: Who asks, in words.
+            send: Takes the answer.
+        """
+        task = asyncio.get_running_loop().create_task(self._answer(request, by, send))
+        self._under_way.add(task)
         task.add_done_callback(self._done)
 
     def refuse_runs(self) -> None:
         """Accept no more runs; everything else is still answered."""
-        self._draining = True
+        self._runs.close()
 
     async def settled(self) -> None:
         """Return when every request so far has its answer."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_failed(error)
 
-    async def _answer(self, request: Request, send: Callable[[msgspec.Struct], None]) -> None:
+    async def _answer(
+        self, request: Request, by: str, send: Callable[[msgspec.Struct], None]
+    ) -> None:
         try:
-            send(await self._carry_out(request))
-        except (TriggerError, RunPostponedError) as error:
+            send(await self._methods[type(request)](request, by))
+        except TriggerError as error:
+            send(Refused(message=str(error), code=error.code))
+        except RunPostponedError as error:
             send(Refused(message=str(error)))
         except TdRuntimeError as error:
             send(Refused(message=error.what, advice=error.advice))
 
-    async def _carry_out(self, request: Request) -> msgspec.Struct:
-        match request:
-            case TriggerRuns():
-                return await self._accept(request)
-            case WaitForRun():
-                return await self._wait_for(request.run_id)
-            case GetTree():
-                runs = await self._store.tree(request.root_id)
-                return TreeView(runs=[_outline(run) for run in runs])
-            case GetStatus():
-                return self._status(await self._store.counts())
-            case _:
-                raise AssertionError(f"not a request: {request!r}")
+    async def _get_status(self, _: GetStatus, __: str) -> StatusView:
+        return self._status(await self._store.counts())
 
-    async def _accept(self, request: TriggerRuns) -> Accepted:
-        if self._draining:
-            raise TriggerError("the supervisor is draining and takes no more runs")
+    async def _list_tasks(self, _: ListTasks, __: str) -> TasksView:
+        return TasksView(tasks=[_view(task) for task in self._registered()])
 
-        return Accepted(run_ids=await self._dispatcher.accept(request.items))
+    async def _list_schedules(self, request: ListSchedules, _: str) -> SchedulesView:
+        if not 0 <= request.upcoming <= _MOST_TICKS:
+            raise TriggerError(f"upcoming = {request.upcoming}; it must be from 0 to {_MOST_TICKS}")
+        last = await self._store.last_ticks()
+        views = [
+            _view_schedule(task, last.get(task.id), request.upcoming) for task in self._registered()
+        ]
 
-    async def _wait_for(self, run_id: str) -> RunView:
-        if await self._store.get(run_id) is None:
-            raise TriggerError(f"there is no run {run_id!r}")
-        (run,) = await self._dispatcher.finished([run_id])
+        return SchedulesView(schedules=[view for view in views if view is not None])
 
-        return _view(run)
+    async def _stop_runtime(self, request: StopRuntime, by: str) -> Stopping:
+        timeout = request.drain_timeout
+        if timeout is not None and not 0 <= timeout <= _LONGEST_DRAIN:
+            raise TriggerError(
+                f"drain_timeout = {timeout:g}; it must be from 0 to {_LONGEST_DRAIN:g} seconds"
+            )
+
+        return self._stop(by, timeout)
 
 
-def _outline(run: Run) -> RunView:
-    """Return *run* without what may be large: a tree has any number of runs, a frame 16 MiB."""
-    error = None if run.error is None else msgspec.structs.replace(run.error, traceback="")
+def _view(task: TaskConfig) -> TaskView:
+    return TaskView(
+        id=task.id,
+        entrypoint=task.entrypoint,
+        queue=queue_of(task),
+        concurrency=task.concurrency,
+        concurrency_per_key=task.concurrency_per_key,
+        max_attempts=task.retry.max_attempts,
+        max_crashes=task.max_crashes,
+        max_duration=task.max_duration,
+        ttl=task.ttl,
+        replicas=task.replicas,
+        cron=task.cron,
+        timezone=task.timezone,
+    )
 
-    return _view(msgspec.structs.replace(run, output=None, error=error))
 
+def _view_schedule(task: TaskConfig, last: float | None, count: int) -> ScheduleView | None:
+    schedule = task.schedule
+    if schedule is None:
+        return None
 
-def _view(run: Run) -> RunView:
-    return RunView(
-        outcome=child_outcome(run),
-        attempt=run.attempt,
-        pid=run.pid,
-        records_lost=run.records_lost,
+    return ScheduleView(
+        task=task.id,
+        cron=schedule.pattern,
+        timezone=schedule.timezone,
+        missed_ticks=schedule.missed,
+        last=last,
+        upcoming=schedule.next_ticks(max(last or 0.0, time.time()), count),
     )

@@ -24,7 +24,7 @@ import structlog
 
 from td_runtime import __version__, logs
 from td_runtime.config import Config
-from td_runtime.control import StatusView, WorkerView
+from td_runtime.control_messages import StatusView, Stopping, WorkerView
 from td_runtime.control_server import ControlServer
 from td_runtime.data_dir import DataDir
 from td_runtime.dispatch import Dispatcher
@@ -86,6 +86,7 @@ class Supervisor:
         self._started_at = time.time()
         self._state = "starting"
         self._stops = 0
+        self._drain_timeout = config.runtime.drain_timeout
         self._failure: BaseException | None = None
         self._secret: Secret
         self._sink: LogSink
@@ -204,7 +205,13 @@ class Supervisor:
         self._pool.start()
         self._payloads.start()
         self._requests = Requests(
-            self._store, self._dispatcher, status=self._status, on_failed=self._fail
+            self._store,
+            self._dispatcher,
+            limits=self._config.limits,
+            tasks=lambda: self._config.tasks,
+            status=self._status,
+            stop=self._stop_asked,
+            on_failed=self._fail,
         )
         control = ControlServer(self._data_dir, self._requests.answer, self._loop)
         try:
@@ -260,7 +267,7 @@ class Supervisor:
 
     async def _shut_down(self, control: ControlServer) -> None:
         self._state = "draining"
-        timeout = 0.0 if self._failure is not None else self._config.runtime.drain_timeout
+        timeout = 0.0 if self._failure is not None else self._drain_timeout
         log.info("runtime.drain_requested", drain_timeout_s=timeout)
         self._requests.refuse_runs()
         self._dispatcher.stop()
@@ -297,6 +304,18 @@ class Supervisor:
         self._stop.set()
         if self._stops > 1:
             self._hurry.set()
+
+    def _stop_asked(self, by: str, drain_timeout: float | None) -> Stopping:
+        self._stops += 1
+        log.info("runtime.stop_requested", signal=f"request of {by}", count=self._stops)
+        if drain_timeout is not None:
+            self._drain_timeout = drain_timeout
+        if drain_timeout == 0 and self._stops > 1:
+            self._hurry.set()
+        self._requests.refuse_runs()
+        self._stop.set()
+
+        return Stopping(pid=os.getpid())
 
     def _sink_gone(self) -> None:
         """Nobody would see what happens from here on, and nobody guards our children."""

@@ -51,7 +51,7 @@ class SupervisorLink:
 
         try:
             async with asyncio.timeout(ANSWER_S), _connect(self._data_dir) as line:
-                await line.ask(Hello(), Hello)
+                await line.ask(Hello(name="HTTP API"), Hello)
                 return await line.ask(request, kind)
         except (OSError, EOFError) as error:  # a TimeoutError is an OSError
             raise NotRunningError(

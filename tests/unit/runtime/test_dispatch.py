@@ -81,8 +81,8 @@ class Runtime:
         )
 
     async def accept(self) -> str:
-        (run_id,) = await self.dispatcher.accept([TriggerItem(task="a")])
-        return str(run_id)
+        (accepted,) = await self.dispatcher.accept([TriggerItem(task="a")])
+        return accepted.id
 
     def die(self, worker: FakeWorker) -> None:
         """Bury a worker, with another one in its place."""

@@ -1,0 +1,1 @@
+"""Runs as clients see them: over the control socket and over HTTP, with real processes."""
