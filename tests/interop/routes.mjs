@@ -40,7 +40,9 @@ said.inRecords = (await api.readSessionStreamRecords(externalId, "in")).records;
 const side = await api.initializeSessionStream(externalId, "out", undefined, "side");
 said.sideStream = side.headers["x-s2-stream-name"];
 await api.appendToSessionStream(externalId, "out", "beside", undefined, "side");
-said.sideRecords = (await api.readSessionStreamRecords(`${externalId}~side`, "out")).records;
+said.sideRecords = (
+  await api.readSessionStreamRecords(externalId, "out", { channel: "side" })
+).records;
 
 const runId = said.started.runId;
 const waiting = { streamId: "answers", timeout: "1h" };

@@ -77,7 +77,7 @@ def test_channels(said: dict[str, Any]) -> None:
     ]
     (message,) = said["inRecords"]
     assert json.loads(message["data"]) == {"kind": "message", "payload": {"text": "hi"}}
-    assert said["sideStream"] == f"sessions/{EXTERNAL_ID}~side/out"
+    assert said["sideStream"] == f"session-channels/{EXTERNAL_ID}/side/out"
     assert [record["data"] for record in said["sideRecords"]] == ["beside"]
 
 

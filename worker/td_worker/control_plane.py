@@ -582,15 +582,11 @@ def mint_path(slot: Slot) -> str:
 
 
 def channel_path(slot: Slot) -> str:
-    """
-    Return the path of one direction of a session's channel.
-
-    A named channel of a session is, on the wire, a session of its own: `<session>~<channel>`.
-    """
+    """Return the path of one direction of a session's channel; the main one has no name there."""
     session_id, channel, io = slot.parts
-    wire_id = session_id if channel == MAIN_CHANNEL else f"{session_id}~{channel}"
+    name = "" if channel == MAIN_CHANNEL else f"/channels/{segment(channel)}"
 
-    return f"/realtime/v1/sessions/{segment(wire_id)}/{io}"
+    return f"/realtime/v1/sessions/{segment(session_id)}{name}/{io}"
 
 
 def segment(text: str) -> str:

@@ -102,7 +102,7 @@ def check_channel(name: str) -> str:
     Raises:
         SessionIdError: It is not 1 to 128 of letters, digits, '.', '_' and '-', or is "main".
     """
-    if not isinstance(name, str) or not _CHANNEL.fullmatch(name):
+    if not isinstance(name, str) or not _CHANNEL.fullmatch(name) or name in {".", ".."}:
         raise SessionIdError(
             "a channel's name is 1 to 128 letters, digits, '.', '_' or '-', "
             f"got {str(name)[:140]!r}"

@@ -137,7 +137,8 @@ class FakePlatform:
         secret_key: What its control plane wants as a bearer token.
         sessions: Its sessions and input streams.
         puts: How many credentials it minted, by `(run id, stream key)`, or by `(session id, io)`
-            with the session's id as it was asked for.
+            with the session's id as it was asked for and `channels/<name>/` before the io of a
+            named channel.
         appends: How many appends it stored.
         finished: Ids of runs that are over: their streams cannot be opened any more.
         unknown: Ids of runs that it does not know; it knows all others.

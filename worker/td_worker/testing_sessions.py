@@ -1,11 +1,11 @@
 """The half of the platform in memory that keeps sessions and input streams; see `testing`."""
 
-import re
 import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeSessions"]
 
-_SIDE: Final = re.compile(r"(?P<session>.+)~(?P<channel>[A-Za-z0-9._-]{1,128})")
+_CHANNEL: Final = "/realtime/v1/sessions/{session}/{io:in|out}"
+_SIDE: Final = (
+    "/realtime/v1/sessions/{session}/channels/{channel:[A-Za-z0-9._-]{1,128}}/{io:in|out}"
+)
 
 
 class FakeSessions:
@@ -58,7 +61,7 @@ class FakeSessions:
         self, session_id: str, io: str = "out", *, channel: str = "main"
     ) -> "list[StoredRecord]":
         """Return what one direction of a channel holds, duplicates included."""
-        return self._platform.stored(self._stream(_wire_id(session_id, channel), io))
+        return self._platform.stored(self._stream(session_id, channel, io))
 
     def chunks(self, session_id: str, io: str = "out", *, channel: str = "main") -> list[Any]:
         """Return the data of what it holds, each envelope id once, in order."""
@@ -74,7 +77,7 @@ class FakeSessions:
         self, session_id: str, data: Any, *, channel: str = "main", timestamp: int | None = None
     ) -> None:
         """Send to `in` as a client would."""
-        name = self._stream(_wire_id(session_id, channel), "in")
+        name = self._stream(session_id, channel, "in")
         self._platform.put_bodies(name, [_body(data)], timestamp=timestamp)
 
     def send_input(self, run_id: str, stream_id: str, data: Any) -> None:
@@ -85,16 +88,17 @@ class FakeSessions:
 
     def add_routes(self, app: web.Application) -> None:
         """Answer the session and input routes."""
-        sessions, channel = "/api/v1/sessions", "/realtime/v1/sessions/{session}/{io:in|out}"
+        sessions = "/api/v1/sessions"
         app.router.add_post(sessions, self._start)
         app.router.add_get(sessions, self._list)
         app.router.add_get(sessions + "/{session}", self._retrieve)
         app.router.add_patch(sessions + "/{session}", self._update)
         app.router.add_post(sessions + "/{session}/close", self._close)
-        app.router.add_put(channel, self._mint)
-        app.router.add_get(channel, self._read)
-        app.router.add_post(channel + "/append", self._append)
-        app.router.add_get(channel + "/records", self._drain)
+        for channel in (_CHANNEL, _SIDE):
+            app.router.add_put(channel, self._mint)
+            app.router.add_get(channel, self._read)
+            app.router.add_post(channel + "/append", self._append)
+            app.router.add_get(channel + "/records", self._drain)
         app.router.add_post("/realtime/v1/streams/{run}/input/{key}", self._take_input)
         app.router.add_get("/realtime/v1/streams/{run}/input/{key}", self._read_input)
 
@@ -147,16 +151,18 @@ class FakeSessions:
         return web.json_response(row)
 
     async def _mint(self, request: web.Request) -> web.StreamResponse:
-        session_id, io = request.match_info["session"], request.match_info["io"]
         if refused := self._channel_refused(request, "Cannot initialize a closed session"):
             return refused
+        session_id, channel, io = _channel(request)
+        key = io if channel == "main" else f"channels/{channel}/{io}"
+        name = self._stream(session_id, channel, io)
 
-        return await self._platform.grant(request, session_id, io, self._stream(session_id, io))
+        return await self._platform.grant(request, session_id, key, name)
 
     async def _read(self, request: web.Request) -> web.StreamResponse:
         if (refused := self._platform.check_caller(request)) is not None:
             return refused
-        name = self._stream(request.match_info["session"], request.match_info["io"])
+        name = self._stream(*_channel(request))
         settled = request.headers.get("x-peek-settled") == "1" and self._is_settled(name)
 
         return await self._platform.stream(request, name, settled=settled)
@@ -164,7 +170,7 @@ class FakeSessions:
     async def _append(self, request: web.Request) -> web.StreamResponse:
         if refused := self._channel_refused(request, "Cannot append to a closed session"):
             return refused
-        name = self._stream(request.match_info["session"], request.match_info["io"])
+        name = self._stream(*_channel(request))
         part_id = request.headers.get("x-part-id")
         self.part_ids.append(part_id)
         body = await request.text()
@@ -180,7 +186,7 @@ class FakeSessions:
     async def _drain(self, request: web.Request) -> web.StreamResponse:
         if (refused := self._platform.check_caller(request)) is not None:
             return refused
-        name = self._stream(request.match_info["session"], request.match_info["io"])
+        name = self._stream(*_channel(request))
         after = int(request.query.get("afterEventId", "-1"))
         stored = [each for each in self._platform.stored(name) if each.seq_num > after]
         records = [_drained(each) for each in stored if not _is_command(each)]
@@ -228,7 +234,7 @@ class FakeSessions:
         """Return the answer to whoever may not write to the channel."""
         if (refused := self._platform.check_caller(request)) is not None:
             return refused
-        session_id, _ = _split(request.match_info["session"])
+        session_id, _, _ = _channel(request)
         row = self._row(session_id)
         if row is None and session_id.startswith("session_"):
             return web.Response(status=404, text="Session not found")
@@ -237,13 +243,12 @@ class FakeSessions:
 
         return None
 
-    def _stream(self, wire_id: str, io: str) -> str:
+    def _stream(self, session_id: str, channel: str, io: str) -> str:
         """Return the stream that either id form of a session names."""
-        session_id, channel = _split(wire_id)
         row = self._row(session_id)
         key = session_id if row is None else row["externalId"] or row["id"]
 
-        return f"/sessions/{_wire_id(key, channel)}/{io}"
+        return f"/sessions/{quote(key, safe='')}/{channel}/{io}"
 
     def _is_settled(self, name: str) -> bool:
         records = [each for each in self._platform.stored(name)[-2:] if not _is_command(each)]
@@ -256,14 +261,11 @@ def now_ms() -> int:
     return round(time.time() * 1000)
 
 
-def _split(wire_id: str) -> tuple[str, str]:
-    found = _SIDE.fullmatch(wire_id)
+def _channel(request: web.Request) -> tuple[str, str, str]:
+    """Return which session, channel and direction a request is about."""
+    asked = request.match_info
 
-    return (wire_id, "main") if found is None else (found["session"], found["channel"])
-
-
-def _wire_id(session_id: str, channel: str) -> str:
-    return session_id if channel == "main" else f"{session_id}~{channel}"
+    return asked["session"], asked.get("channel", "main"), asked["io"]
 
 
 def _input_name(run_id: str, stream_id: str) -> str:

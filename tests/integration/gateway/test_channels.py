@@ -110,7 +110,7 @@ def test_only_the_secret_key_initializes_out(gateway: GatewayProcess) -> None:
 def test_an_id_that_only_we_could_have_given(gateway: GatewayProcess) -> None:
     """An unknown `session_…` is 404: in text for a PUT, in JSON else; other ids need no row."""
     put = request(gateway, "PUT", "session_none", "out")
-    side = request(gateway, "PUT", "session_none~side", "out")
+    side = request(gateway, "PUT", "session_none", "channels/side/out")
     append = request(gateway, "POST", "session_none", "in/append", content=b"x")
     read = request(gateway, "GET", "session_none", "out")
 
@@ -123,14 +123,13 @@ def test_an_id_that_only_we_could_have_given(gateway: GatewayProcess) -> None:
 def test_mints_count_by_slot(gateway: GatewayProcess) -> None:
     """PUTs of a session's channels count by slot; a side channel is a slot of its own, once."""
     request(gateway, "PUT", "counted", "out")
-    request(gateway, "PUT", "counted~side", "out")
     request(gateway, "PUT", "counted", "channels/side/out")
     request(gateway, "PUT", "counted", "in", headers={"authorization": "Bearer wrong"})
 
     puts = gateway.stats()["puts"]
     assert {slot: n for slot, n in puts.items() if slot.startswith("session/counted/")} == {
         "session/counted/main/out": 1,
-        "session/counted/side/out": 2,
+        "session/counted/side/out": 1,
         "session/counted/main/in": 1,
     }
 
@@ -324,9 +323,6 @@ def test_an_unsigned_token_is_refused(gateway: GatewayProcess) -> None:
     ("scope", "session", "status"),
     [
         ("read:sessions:s", "s", 200),
-        ("read:sessions:s", "s~side", 200),
-        ("read:sessions:s~side", "s~side", 200),
-        ("read:sessions:s~side", "s", 403),
         ("read:sessions", "s", 200),
         ("admin", "s", 200),
         ("read:sessions:t", "s", 403),
@@ -345,6 +341,33 @@ def test_scopes(gateway: GatewayProcess, scope: str, session: str, status: int) 
     probed = request(gateway, "HEAD", session, "out", headers=headers)
 
     assert (drained.status_code, probed.status_code) == (status, status)
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [("read:sessions:s", 200), ("read:sessions:side", 403), ("read:sessions:t", 403)],
+)
+def test_scopes_of_a_side_channel(gateway: GatewayProcess, scope: str, status: int) -> None:
+    """Who may read a session may read its side channels, and nobody else may."""
+    headers = bearer(gateway.secret_key, scope)
+
+    drained = request(gateway, "GET", "s", "channels/side/out/records", headers=headers)
+
+    assert drained.status_code == status
+
+
+def test_a_side_channel_is_no_session(gateway: GatewayProcess) -> None:
+    """No session, whatever its id, shares a stream with a side channel of another one."""
+    ids = ["own~side", "own/channels/side", "own/side", "channels/own/side"]
+    request(gateway, "POST", "own", "channels/side/out/append", content=b"beside")
+    for session in ids:
+        request(gateway, "POST", session, "out/append", content=session.encode())
+
+    drained = [request(gateway, "GET", s, "out/records").json()["records"] for s in ids]
+    beside = request(gateway, "GET", "own", "channels/side/out/records").json()["records"]
+
+    assert [[r["data"] for r in records] for records in drained] == [[s] for s in ids]
+    assert [record["data"] for record in beside] == ["beside"]
 
 
 def test_a_reader_may_not_write(gateway: GatewayProcess) -> None:

@@ -387,7 +387,7 @@ def test_close_is_final(client: httpx.Client) -> None:
     first = client.post(path("closed", "/close"), json={"reason": "done"}).json()
     second = client.post(path(session, "/close"), json={"reason": "again"}).json()
     put = client.put(channel(session, "out"))
-    side = client.put(channel("closed~side", "in"))
+    side = client.put(channel("closed", "channels/side/in"))
     refused = append(client, "closed")
     again = client.post("/api/v1/sessions", json=body("closed"))
     read = client.get(channel(session, "in/records"))
@@ -510,9 +510,10 @@ def test_a_side_channel_starts_no_run(runtime: RuntimeProcess, client: httpx.Cli
     session = start(client, "quiet")
     runtime.result(session["runId"])
 
-    append(client, "quiet~side")
+    beside = client.post(channel("quiet", "channels/side/in/append"), content=b"{}")
     client.post(channel("quiet", "out/append"), content=b"{}")
 
+    assert beside.status_code == 200
     assert retrieve(client, "quiet")["currentRunId"] == session["runId"]
 
 

@@ -74,7 +74,7 @@ def test_out_is_written_and_read(platform: FakePlatform):
     assert found == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert controls[0].headers["session-in-event-id"] == "7"
     assert len(session.out.records(after="2")) == 2
-    assert platform.puts == {("s", "out"): 2, ("s~logs", "out"): 1}
+    assert platform.puts == {("s", "out"): 2, ("s", "channels/logs/out"): 1}
 
 
 def test_in_is_read(platform: FakePlatform, supervisor: Supervisor):

@@ -170,12 +170,12 @@ async def test_both_ids_of_a_session_are_one_slot(platform: FakePlatform):
 
 
 async def test_a_named_channel_is_apart(platform: FakePlatform):
-    """A named channel is a stream of its own, on the wire `<session>~<channel>`."""
+    """A named channel is a stream of its own, below its session."""
     session = sessions.open("session-1")
     await session.channel("logs").out.append("line")
     await session.out.append("token")
 
-    assert platform.puts == {("session-1~logs", "out"): 1, ("session-1", "out"): 1}
+    assert platform.puts == {("session-1", "channels/logs/out"): 1, ("session-1", "out"): 1}
     assert platform.sessions.chunks("session-1", channel="logs") == ["line"]
     assert await read_all(session.channel("logs").out) == ["line"]
 

@@ -1,8 +1,7 @@
 """Channels: what a session's name in a URL means, and what its streams and slots are called.
 
-A session has a main channel, and side channels by name. On the wire a side channel is the session
-``S~name``, which has no row of its own: it is open and closed with S, and who may read S may read
-it. The official clients say ``S/channels/name`` for the same channel.
+A session S has a main channel, and side channels by name, ``S/channels/name`` in a URL. A side
+channel has no row of its own: it is open and closed with S, and who may read S may read it.
 """
 
 import re
@@ -12,12 +11,11 @@ from urllib.parse import quote
 import msgspec
 
 from td_runtime.gateway.platform.answers import STREAM_NAME_TOO_LONG, RefusalError
-from td_runtime.gateway.platform.names import session_stream
+from td_runtime.gateway.platform.names import channel_stream, session_stream
 from td_runtime.gateway.platform.sessions import ID_PREFIX, Session, Sessions
 from td_runtime.gateway.platform.streams import NAME_BYTES_MAX
 
 MAIN: Final = "main"
-_SIDE: Final = re.compile(r"(?P<session>.+)~(?P<name>[A-Za-z0-9._-]{1,128})", re.DOTALL)
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -35,8 +33,10 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             RefusalError: It would be longer than the stream store takes.
         """
-        key = self.key if self.name == MAIN else f"{self.key}~{self.name}"
-        stream = session_stream(key, io)
+        is_main = self.name == MAIN
+        stream = (
+            session_stream(self.key, io) if is_main else channel_stream(self.key, self.name, io)
+        )
         if len(stream.encode()) > NAME_BYTES_MAX:
             raise RefusalError(STREAM_NAME_TOO_LONG)
 
@@ -53,17 +53,13 @@ def find_channel(sessions: Sessions, ref: str, name: str = MAIN) -> Channel | No
 
     Args:
         sessions: Where to look.
-        ref: A session's id, of either kind, or ``S~name``.
-        name: The channel's name where the URL has it apart from the session.
+        ref: A session's id, of either kind.
+        name: The channel's name.
 
     Returns:
         None when the id is one that only we could have given, and have not.
     """
     session = sessions.find(ref)
-    side = _SIDE.fullmatch(ref) if session is None and name == MAIN else None
-    if side is not None:
-        found = find_channel(sessions, side["session"])
-        return found and msgspec.structs.replace(found, name=side["name"], ids=found.ids | {ref})
     if session is None:
         if ref.startswith(ID_PREFIX):
             return None

@@ -26,8 +26,17 @@ def input_stream(run_id: str, stream_id: str) -> str:
 
 
 def session_stream(key: str, io: str) -> str:
-    """The stream store's name for one direction of a session's channel."""
+    """The stream store's name for one direction of a session's main channel."""
     return to_header(f"sessions/{key}/{io}")
+
+
+def channel_stream(key: str, name: str, io: str) -> str:
+    """The stream store's name for one direction of a session's side channel.
+
+    A session's key may hold anything, so it is a kind of its own: below ``sessions/`` the main
+    channel of another session could have the same name.
+    """
+    return to_header(f"session-channels/{key}/{name}/{io}")
 
 
 def to_header(name: str) -> str:

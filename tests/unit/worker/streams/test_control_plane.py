@@ -87,7 +87,7 @@ async def test_a_mint_is_the_official_put():
 
 
 async def test_a_session_slot_is_minted_at_its_channel():
-    """A session's slot names the sessions route, its parts encoded, a side channel by `~`."""
+    """A session's slot names the sessions route, its parts encoded, a side channel by its name."""
     paths: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -97,7 +97,10 @@ async def test_a_session_slot_is_minted_at_its_channel():
     await plane(answer).mint(Slot.session("a b", "main", "out"))
     await plane(answer).mint(Slot.session("a b", "logs", "in"))
 
-    assert paths == [b"/realtime/v1/sessions/a%20b/out", b"/realtime/v1/sessions/a%20b~logs/in"]
+    assert paths == [
+        b"/realtime/v1/sessions/a%20b/out",
+        b"/realtime/v1/sessions/a%20b/channels/logs/in",
+    ]
 
 
 async def test_retries_follow_the_official_schedule(no_waiting):
