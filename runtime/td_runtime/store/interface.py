@@ -56,6 +56,10 @@ class RunReader(Protocol):
         """Return a page of runs, newest first."""
         ...
 
+    async def ids_beginning_with(self, prefix: str, *, limit: int) -> list[str]:
+        """Return the first ids that begin so, in the order of acceptance."""
+        ...
+
     async def counts(self) -> dict[Status, int]:
         """Return how many runs there are in each status, zeros included.
 

@@ -100,6 +100,12 @@ class SqliteRunReader:
         with translated(self._path):
             return find(self._connection, query)
 
+    async def ids_beginning_with(self, prefix: str, *, limit: int) -> list[str]:
+        """Return the first ids that begin so, in the order of acceptance."""
+        rows = self._all(sql.IDS_FROM, (prefix, limit))
+
+        return [run_id for (run_id,) in rows if run_id.startswith(prefix)]
+
     async def counts(self) -> dict[Status, int]:
         """Return how many runs there are in each status, zeros included."""
         found = {Status(status): count for status, count in self._all(sql.COUNTS)}

@@ -36,6 +36,7 @@ __all__ = [
     "FINISHED_RUNS",
     "FORGET_KEYS",
     "HISTORY_TASKS",
+    "IDS_FROM",
     "INDEXES",
     "LAST_ID",
     "LAST_SEQ",
@@ -451,6 +452,7 @@ SELECT (SELECT count(*) FROM runs INDEXED BY runs_ready WHERE {_READY})
      + (SELECT count(*) FROM runs INDEXED BY runs_later WHERE {_LATER})
      + (SELECT count(*) FROM runs INDEXED BY runs_in_hand WHERE {_IN_HAND})
 """
+IDS_FROM = "SELECT id FROM runs WHERE id >= ? ORDER BY id LIMIT ?"
 SEQ_FROM_ID = "SELECT seq FROM runs WHERE id >= ? ORDER BY id LIMIT 1"
 HISTORY_TASKS = "SELECT task FROM history WHERE status = ? AND runs > 0"
 FINDABLE = {

@@ -164,3 +164,14 @@ async def test_ids_stay_in_order_over_a_restart_with_a_clock_that_went_back(path
         (second,) = await accept(store, "a")
         assert first < second
         assert [run.id for run in await store.find(RunQuery())] == [second, first]
+
+
+async def test_the_beginning_of_an_id_finds_it(store):
+    """All runs whose id begins so are named, an id is its own beginning, and nothing else is."""
+    ids = await accept(store, *"abc")
+
+    assert await store.ids_beginning_with("run_", limit=2) == ids[:2]
+    assert await store.ids_beginning_with(ids[1], limit=2) == [ids[1]]
+    assert await store.ids_beginning_with(ids[2] + "0", limit=2) == []
+    assert await store.ids_beginning_with("run_!", limit=2) == []
+    assert await store.ids_beginning_with("run_~", limit=2) == []
