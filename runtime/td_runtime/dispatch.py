@@ -2,7 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Final
 
 import structlog
@@ -36,6 +44,7 @@ from td_worker.messages import (
     ChildOutcome,
     ChildrenDone,
     ChildrenPostponed,
+    InterruptRun,
     Overdue,
     Resumed,
     RunOutcome,
@@ -193,6 +202,8 @@ class Dispatcher:
         )
         self._backlog -= len(runs)
         self._assign(runs)
+        if any(self._tasks[run.task].replicas for run in runs):
+            self._balance_loops(list(self._pool.ready()))
         if self._store.is_behind:
             self.wake()
 
@@ -220,7 +231,36 @@ class Dispatcher:
             await self._claim(idle, now, only=waiting)
             return None
 
-        return None if any(map(self._is_isolated, workers)) else workers[0]
+        if any(map(self._is_isolated, workers)):
+            return None
+        # It would never become idle with them.
+        _move_out(workers[0], _loops_of(workers[0], self._tasks))
+
+        return workers[0]
+
+    def worker_ready(self, workers: Sequence[Worker]) -> None:
+        """One more of *workers*, all that are ready, takes runs: some loops of the others do."""
+        self._balance_loops(workers)
+        self.wake()
+
+    def _balance_loops(self, workers: Sequence[Worker]) -> None:
+        """Move loops to workers with more room: other runs end, and make room by themselves.
+
+        Only where a worker has two runs more than another, so that a loop that goes back to the
+        queue is handed to that other one and never comes back.
+        """
+        if self._suspects or len(workers) < 2:
+            return
+        loads = {worker.owner: worker.load for worker in workers}
+        loops = {worker.owner: _loops_of(worker, self._tasks) for worker in workers}
+        while True:
+            most = max(workers, key=lambda each: loads[each.owner] * bool(loops[each.owner]))
+            least = min(workers, key=lambda each: loads[each.owner])
+            if not loops[most.owner] or loads[most.owner] - loads[least.owner] < 2:
+                return
+            _move_out(most, [loops[most.owner].pop()])
+            loads[most.owner] -= 1
+            loads[least.owner] += 1
 
     def _is_isolated(self, worker: Worker) -> bool:
         """Whether it executes a run that must run alone."""
@@ -252,10 +292,21 @@ class Dispatcher:
             for run in by_owner.pop(worker.owner, ()):
                 worker.runs[run.id] = HeldRun(run)
                 worker.channel.send(Assign(runs=[_assigned(run)]))
+                if run.id in self._suspects and self._tasks[run.task].replicas:
+                    self._put_on_probation(worker, run)
         for worker in self._pool.workers.values():
             for run in by_owner.get(worker.owner, ()):
                 # It was told to leave meanwhile, and might not hear of a run any more.
                 self._outcomes.requeue(run)
+
+    def _put_on_probation(self, worker: Worker, run: Run) -> None:
+        def end() -> None:
+            held = worker.runs.get(run.id)
+            if held is not None and held.run.attempt == run.attempt:
+                self._suspects.cleared(run.id)
+                self.wake()
+
+        asyncio.get_running_loop().call_later(self._suspects.probation(run.id), end)
 
     async def _wake_when_due(self) -> None:
         due = await self._store.next_due_at()
@@ -336,7 +387,9 @@ class Dispatcher:
         if len(runs) == 1:
             self._outcomes.blame(runs[0], worker.exit_status)
         else:
-            self._suspects.died_together(run.id for run in runs)
+            now = time.time()
+            lived = max((now - (run.started_at or now) for run in runs), default=0.0)
+            self._suspects.died_together((run.id for run in runs), lived=lived)
 
     def _released(self, future: "asyncio.Future[list[Run]]") -> None:
         if self._failed(future):
@@ -402,6 +455,7 @@ class Dispatcher:
         *,
         parent_id: str | None = None,
         triggered_by: str | None = None,
+        alone: bool = False,
     ) -> list[Accepted]:
         """Accept runs; they are durable when this returns (R1).
 
@@ -409,6 +463,7 @@ class Dispatcher:
             items: What is asked for.
             parent_id: The run that asks.
             triggered_by: Who asks, in words, if no run does.
+            alone: Whether they run alone at first, since others of their kind took a worker down.
 
         Raises:
             TriggerError: Nothing was accepted: an unknown task, a payload or a batch too large, a
@@ -425,6 +480,8 @@ class Dispatcher:
         for item, answer in zip(items, accepted, strict=True):
             if answer.created:
                 self._backlog += 1
+                if alone:
+                    self._suspects.caught(answer.id)
                 log.info("run.accepted", run_id=answer.id, task=item.task, parent_id=parent_id)
         self.wake()
 
@@ -587,6 +644,20 @@ def _new_run(
         stream_run_id=item.stream_run_id,
         triggered_by=triggered_by,
     )
+
+
+def _loops_of(worker: Worker, tasks: Mapping[str, TaskConfig]) -> list[HeldRun]:
+    """Return the loops that *worker* has and keeps."""
+    return [
+        held for held in worker.runs.values() if tasks[held.run.task].replicas and not held.moving
+    ]
+
+
+def _move_out(worker: Worker, loops: Iterable[HeldRun]) -> None:
+    """Have these runs of *worker* go back to the queue, to start wherever there is most room."""
+    for held in loops:
+        held.moving = True
+        worker.channel.send(InterruptRun(run_id=held.run.id, attempt=held.run.attempt))
 
 
 def _assigned(run: Run) -> AssignedRun:

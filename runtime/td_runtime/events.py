@@ -40,6 +40,17 @@ def _event(name: str, level: Level, summary: str, *fields: str) -> Event:
     return Event(name=name, level=level, summary=summary, fields=fields)
 
 
+_LOOP_END: Final = (
+    "task",
+    "run_id",
+    "attempt",
+    "replica",
+    "lived_s",
+    "delay_s",
+    "error_type",
+    "error_message",
+)
+
 _EVENTS: Final = (
     # the runtime
     _event("runtime.started", "info", "The supervisor began to start.", "version", "config",
@@ -145,6 +156,28 @@ _EVENTS: Final = (
            "attempt"),
     _event("run.cancel_requested", "info", "A run that executes was told to stop.", "run_id",
            "task", "attempt", "canceled_by"),
+    _event("loop.started", "info", "A replica of a loop was accepted.", "task", "replica",
+           "run_id"),
+    _event("loop.refused", "error", "A replica of a loop was refused; it is tried again.", "task",
+           "replica", "error_message"),
+    _event("loop.returned", "warning",
+           "A replica of a loop returned; the next one starts after `delay_s`.",
+           *_LOOP_END),
+    _event("loop.raised", "warning",
+           "A replica of a loop raised.",
+           *_LOOP_END),
+    _event("loop.timed_out", "warning",
+           "A replica of a loop went past `max_duration`.",
+           *_LOOP_END),
+    _event("loop.crashed", "warning",
+           "A replica of a loop took its worker down.",
+           *_LOOP_END),
+    _event("loop.hung", "warning",
+           "A replica of a loop blocked its worker until that was killed.",
+           *_LOOP_END),
+    _event("loop.canceled", "warning",
+           "A replica of a loop was canceled; the next one starts all the same.",
+           *_LOOP_END),
     _event("schedule.ticked", "info", "A scheduled task was due, and its run was accepted.", "task",
            "due_at"),
     _event("schedule.ticks_missed", "warning",

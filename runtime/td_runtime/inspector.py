@@ -35,6 +35,7 @@ def _spec(task: TaskConfig, config: Config) -> TaskSpec:
         entrypoint=task.entrypoint,
         max_duration=task.max_duration,
         fail_on_stream_loss=task.fail_on_stream_loss,
+        is_loop=task.replicas > 0,
         retry=retry_policy(task),
         shared_hooks=config.runtime.hooks,
         hooks=task.hooks,

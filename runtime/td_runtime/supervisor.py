@@ -33,6 +33,7 @@ from td_runtime.folders import prepare_folders
 from td_runtime.gateway_process import GatewayProcess
 from td_runtime.inspector import inspect_tasks, task_specs
 from td_runtime.log_sink import LogSink
+from td_runtime.loops import Loops
 from td_runtime.payloads import PayloadChecker
 from td_runtime.relay import NoticeRelay
 from td_runtime.requests import Requests
@@ -232,8 +233,11 @@ class Supervisor:
             handing_out.add_done_callback(self._hand_out_ended)
             ticking = self._loop.create_task(self._make_scheduler().run())
             ticking.add_done_callback(self._hand_out_ended)
+            loops = Loops(self._store, self._dispatcher)
+            await loops.keep({task.id: task.replicas for task in self._config.tasks})
             await stopped
             ticking.cancel()
+            loops.stop()
             # Not cancelled: runs that are being claimed must reach their workers.
             self._dispatcher.stop()
             await asyncio.wait({handing_out})
@@ -474,7 +478,7 @@ class Supervisor:
 
     def _worker_ready(self, _: Worker) -> None:
         self._first_worker.set()
-        self._dispatcher.wake()
+        self._dispatcher.worker_ready(list(self._pool.ready()))
 
     def _worker_gone(self, worker: Worker) -> None:
         self._dispatcher.release(worker, blame=self._state == "running" and worker.died)

@@ -72,6 +72,8 @@ class HeldRun:
     run: Run
     waits: int = 0
     """How many of its calls wait for children."""
+    moving: bool = False
+    """It was told to go back to the queue, to leave its worker to another run."""
 
     @property
     def waiting(self) -> bool:

@@ -116,9 +116,14 @@ class Executor:
     async def drain(self, timeout: float) -> None:
         """Wait for what is under way; after *timeout* seconds interrupt it, then give it its grace.
 
+        Loops, which never end by themselves, are interrupted at once.
+
         Returns when all attempts have an outcome, or the grace is over; what is left then is
         plain ``def`` code that nobody can interrupt, and dies with the process.
         """
+        for attempt in list(self._attempts.values()):
+            if self._tasks[attempt.run.task].spec.is_loop:
+                attempt.lifecycle.stop("INTERRUPTED")
         if await self._became_idle(timeout):
             return
         self.hurry()

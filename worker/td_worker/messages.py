@@ -23,6 +23,7 @@ __all__ = [
     "FrameTooLargeError",
     "FromSupervisor",
     "FromWorker",
+    "InterruptRun",
     "Leaving",
     "NoticeSent",
     "Outcomes",
@@ -177,6 +178,13 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Does the process live? Its runtime thread answers, whatever task code does."""
 
 
+class InterruptRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """End this attempt, so that the run goes back to the queue and starts in another worker."""
+
+    run_id: str
+    attempt: int
+
+
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """No more runs will come: finish those under way within ``timeout`` seconds, then leave."""
 
@@ -300,6 +308,7 @@ FromSupervisor = (
     Welcome
     | Assign
     | CancelRun
+    | InterruptRun
     | Ping
     | Drain
     | Triggered

@@ -33,6 +33,7 @@ from td_worker.messages import (
     Drain,
     Drained,
     FromSupervisor,
+    InterruptRun,
     Leaving,
     NoticeSent,
     Outcomes,
@@ -294,6 +295,8 @@ class RuntimeThread:
                 self._cancel(message)
             case Ping():
                 self._channel.send(Pong())
+            case InterruptRun():
+                self._require_inbox().interrupt(message.run_id, message.attempt)
             case Drain():
                 self._drain(message)
             case Welcome():

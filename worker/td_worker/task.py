@@ -27,6 +27,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_duration: float | None = None
     """Seconds one attempt may take."""
     fail_on_stream_loss: bool = False
+    is_loop: bool = False
+    """Never ends by itself: a drain does not wait for it."""
     retry: RetryPolicy = RetryPolicy()
     shared_hooks: tuple[str, ...] = ()
     """Where the hooks of all tasks are: ``module`` or ``module:object``."""

@@ -92,6 +92,8 @@ class Decoder:
             for name, table in SECTIONS.items()
         }
         tasks = self._decode_tasks(tables.get("tasks", []))
+        if not self.problems:
+            self._check_places(tasks, typing.cast("RuntimeConfig", sections["runtime"]))
         if self.problems:
             return None
 
@@ -262,6 +264,18 @@ class Decoder:
             f'control_plane.url = "{plane.url}" needs one; give it here as {{env = "NAME"}} or '
             '{file = "PATH"}, or set TRIGGER_SECRET_KEY'
         )
+
+    def _check_places(self, tasks: tuple[TaskConfig, ...], runtime: RuntimeConfig) -> None:
+        """Refuse loops that leave no place to any other run: nothing else would ever start."""
+        places = runtime.workers * runtime.concurrency
+        replicas = sum(task.replicas for task in tasks)
+        others = any(task.replicas == 0 for task in tasks)
+        if replicas > places - others:
+            self.problems.append(
+                f"{self._path}: tasks: the loops keep {replicas} replicas, and there are {places} "
+                f"places (runtime.workers = {runtime.workers}, runtime.concurrency = "
+                f"{runtime.concurrency}); other tasks need one, too"
+            )
 
     def _refuse_twins(self, raw: list[Any]) -> None:
         first: dict[str, int] = {}

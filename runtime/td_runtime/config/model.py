@@ -218,6 +218,8 @@ class TaskConfig:
     """Where the hours of `cron` are told."""
     missed_ticks: Annotated[Literal["run_once", "skip"], Choice(("run_once", "skip"))] = "run_once"
     """What becomes of ticks that nobody was there for: the newest one runs, or none."""
+    replicas: Annotated[int, WholeNumber(0, 10_000)] = 0
+    """How many runs of it are kept alive for ever; 0: it is no loop."""
     retry: RetryConfig = RetryConfig()
     """When a failed run is tried again."""
     max_duration: Annotated[Seconds | None, Duration(0.01, 365 * _DAY)] = None
