@@ -3,33 +3,21 @@
 // prints one line of JSON per turn: its chunks, and the message that the AI SDK makes of them.
 import readline from "node:readline";
 import { readUIMessageStream } from "ai";
+import { chat } from "@trigger.dev/sdk/ai";
 import { TriggerChatTransport } from "@trigger.dev/sdk/chat";
 
 const [task, chatId] = process.argv.slice(2);
-const { TRIGGER_API_URL: baseURL, TRIGGER_SECRET_KEY: secretKey } = process.env;
+const { TRIGGER_API_URL: baseURL } = process.env;
 
 // What a page's own server does: it alone has the secret key.
-async function startSession({ taskId, chatId, clientData }) {
-  const response = await fetch(`${baseURL}/api/v1/sessions`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${secretKey}`, "content-type": "application/json" },
-    body: JSON.stringify({
-      type: "chat.agent",
-      externalId: chatId,
-      taskIdentifier: taskId,
-      triggerConfig: { basePayload: { chatId, trigger: "preload", metadata: clientData } },
-    }),
-  });
-  if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
-  return { publicAccessToken: (await response.json()).publicAccessToken };
-}
+const startSession = chat.createStartSessionAction(task);
 
 const events = [];
 const transport = new TriggerChatTransport({
   task,
   baseURL,
   startSession,
-  accessToken: async () => (await startSession({ taskId: task, chatId })).publicAccessToken,
+  accessToken: async () => (await startSession({ chatId })).publicAccessToken,
   onEvent: (event) => events.push(event.type),
 });
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ class PythonTask:
         """The run that the task belongs to."""
         return self.execution.run.id
 
+    def at_work(self) -> AbstractContextManager[object]:
+        """Return what makes the code within part of the task."""
+        return executing(self.execution)
+
     async def write(self, key: str, chunks: Iterable[Any]) -> None:
         """Write the chunks to a stream of the task's own run; they are durable on return."""
         with executing(self.execution):
@@ -37,11 +41,17 @@ class PythonTask:
                 for chunk in chunks:
                     await writer.write(chunk)
 
-    async def read(self, key: str, count: int) -> list[Any]:
-        """Return the first `count` chunks of a stream of the task's own run, waiting for them."""
+    async def read(self, key: str, count: int, **options: Any) -> list[Any]:
+        """Return the first `count` chunks of a stream of the task's own run, waiting for them.
+
+        Args:
+            key: The stream's key.
+            count: How many; fewer if the stream ends before.
+            options: What `streams.read` takes.
+        """
         chunks: list[Any] = []
         with executing(self.execution):
-            async with aclosing(streams.read(self.run_id, key)) as reader:
+            async with aclosing(streams.read(self.run_id, key, **options)) as reader:
                 async for chunk in reader:
                     chunks.append(chunk)
                     if len(chunks) == count:

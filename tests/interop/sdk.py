@@ -39,6 +39,29 @@ class Sdk:
         """Send each part with `streams.append`, one after the other."""
         self._run("append.mjs", run_id, key, stdin=json.dumps(parts))
 
+    def pipe(self, run_id: str, key: str, values: list[Any]) -> None:
+        """Write the values with one `streams.pipe`; they are durable on return."""
+        self._run("pipe.mjs", run_id, key, stdin=json.dumps(values))
+
+    def session(
+        self, session_id: str, *instructions: dict[str, Any], channel: str | None = None
+    ) -> list[Any]:
+        """Have one process do one thing after the other to a session; see `session.mjs`.
+
+        Args:
+            session_id: Either of its ids.
+            instructions: What to do, each with `do` and what that takes.
+            channel: A named channel instead of the session's own.
+
+        Returns:
+            What each instruction gave.
+        """
+        lines = "\n".join(json.dumps(one) for one in instructions)
+        names = [session_id] if channel is None else [session_id, channel]
+        printed = self._run("session.mjs", *names, stdin=lines)
+
+        return [json.loads(line) for line in printed.split("\n") if line]
+
     def _run(self, script: str, *arguments: str, stdin: str = "") -> str:
         environment = self.node.environment(
             TRIGGER_API_URL=self.url, TRIGGER_SECRET_KEY=self.secret_key, OTEL_SDK_DISABLED="true"

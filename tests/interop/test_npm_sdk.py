@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from td_worker.errors import StreamKeyError
 from tests.gateway_process import GatewayProcess, start_gateway
 from tests.interop.node import HERE, Node
 from tests.interop.python_side import PythonTask, python_task
@@ -112,6 +113,32 @@ async def test_python_reads_what_the_sdk_appended(task: PythonTask, sdk: Sdk) ->
     assert await task.read("in", len(parts)) == parts
 
 
+async def test_python_reads_what_the_sdk_piped(task: PythonTask, sdk: Sdk) -> None:
+    """Objects, strings, unicode and chunks of 900 KB of `streams.pipe` are read as they were."""
+    values = [*CHUNKS, "x" * 900_000, {"text": "\U0001f389" * 225_000}, "after"]
+    sdk.pipe(RUN, "piped", values)
+
+    assert await task.read("piped", len(values)) == values
+
+
+async def test_python_resumes_at_a_start_index(task: PythonTask, sdk: Sdk) -> None:
+    """What the SDK read first, and what Python reads from there on, is the whole stream."""
+    sdk.pipe(RUN, "piped", [{"n": n} for n in range(50)])
+    first = sdk.read(RUN, "piped", limit=20)
+
+    assert first + await task.read("piped", 30, start_index=20) == [{"n": n} for n in range(50)]
+
+
+async def test_empty_streams(task: PythonTask, sdk: Sdk) -> None:
+    """A stream without a chunk is read as one by both, whoever opened it, and ends."""
+    await task.write("of python", [])
+    sdk.pipe(RUN, "of node", [])
+
+    for key in ("of python", "of node"):
+        assert sdk.read(RUN, key, timeoutInSeconds=1) == []
+        assert await task.read(key, 1, timeout=1) == []
+
+
 async def test_a_running_task_hears_what_the_sdk_appends(task: PythonTask, sdk: Sdk) -> None:
     """A task that waits on a stream of its run is given what the SDK sends meanwhile."""
     async with asyncio.TaskGroup() as group:
@@ -133,13 +160,24 @@ async def test_both_sides_write_to_one_stream(task: PythonTask, sdk: Sdk) -> Non
     assert await task.read("both", 3) == expected
 
 
-async def test_keys_mean_the_same_stream_on_both_sides(task: PythonTask, sdk: Sdk) -> None:
+@pytest.mark.parametrize("key", ["gr\u00f6\u00dfe 1", "\u6771\u4eac \U0001f389", "a+b~c"])
+async def test_keys_mean_the_same_stream_on_both_sides(
+    task: PythonTask, sdk: Sdk, key: str
+) -> None:
     """A key with characters that a URL must escape names one stream for both."""
-    key = "gr\u00f6\u00dfe 1"
     await task.write(key, ["python"])
     sdk.append(RUN, key, "node")
 
     assert sdk.read(RUN, key, limit=2) == ["python", "node"]
+    assert await task.read(key, 2) == ["python", "node"]
+
+
+async def test_a_key_with_a_slash_is_refused(task: PythonTask, sdk: Sdk) -> None:
+    """Python refuses a key that the SDK would take for two segments; the gateway refuses those."""
+    with pytest.raises(StreamKeyError, match="slash"):
+        await task.write("a/b", ["python"])
+    with pytest.raises(SdkError, match="404"):
+        sdk.append(RUN, "a/b", "node")
 
 
 def test_the_sdk_is_told_of_an_unknown_run(gateway: GatewayProcess, sdk: Sdk) -> None:
