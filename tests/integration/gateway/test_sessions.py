@@ -564,6 +564,38 @@ def test_end_and_continue(runtime: RuntimeProcess, client: httpx.Client) -> None
     assert [a.status_code for a in refused] == [404, 404, 400]
 
 
+def test_run_that_ends_leaves_no_message(runtime: RuntimeProcess, client: httpx.Client) -> None:
+    """A message behind the cursor, or after the end was said, starts a run; others do not."""
+    seen, unseen = (start(client, name, payload={"stay": True}) for name in ("seen", "unseen"))
+    append(client, "seen")
+    append(client, "unseen")
+
+    def end(session: dict[str, Any], **more: Any) -> Any:
+        ask = {"callingRunId": session["runId"], "reason": "max_turns", **more}
+        return client.post(path(session["externalId"], "/end"), json=ask).json()
+
+    assert end(seen, cursor=0) == {"runId": seen["runId"], "swapped": False}
+    assert end(unseen)["swapped"] is True
+    append(client, "unseen")
+    append(client, "seen")
+
+    for session in (seen, unseen):
+        following = retrieve(client, session["id"])["currentRunId"]
+        assert following != session["runId"]
+        assert end(session, cursor=0) == {"runId": following, "swapped": False}
+
+
+def test_only_the_secret_key_ends_a_run(runtime: RuntimeProcess, client: httpx.Client) -> None:
+    """A client's token cannot make a session's run deaf."""
+    session = start(client, "deaf", payload={"stay": True})
+    ask = {"callingRunId": session["runId"], "reason": "x"}
+    token = {"authorization": f"Bearer {session['publicAccessToken']}"}
+
+    refused = httpx.post(f"{runtime.url}{path('deaf', '/end')}", json=ask, headers=token)
+
+    assert refused.status_code in (401, 403)
+
+
 # ---------------------------------------------------------------- without a supervisor
 
 

@@ -57,8 +57,8 @@ class Agent:
         Serve the chat that `payload` names, until the conversation rests or ends.
 
         Returns:
-            `{"turns": <how many>, "ended": <why>}`: `turn_timeout`, `max_turns`, `end_run` or
-            `close`.
+            `{"turns": <how many>, "ended": <why>}`: `turn_timeout`, `max_turns`, `end_run`,
+            `close`, or `replaced` for another attempt of a run that has handed its chat over.
 
         Raises:
             TaskPayloadError: The payload names no chat.
@@ -143,8 +143,9 @@ def agent(
     Args:
         handler: The function, when the decorator is used without parentheses.
         max_turns: Turns of one run; the next message starts another.
-        turn_timeout: How long a run waits for the next message, its place freed; seconds.
-        idle_timeout: How long it keeps its place before that; seconds.
+        turn_timeout: How long a run waits for the next message after that; seconds.
+        idle_timeout: How long it waits warm first; seconds. It needs no place even then; afterwards
+            its `on_wait` hooks are called, and its clock stands still.
         chat_access_token_ttl: How long the token that each turn hands its client is valid; seconds.
         on_chat_start: Called with the first turn of a chat, before it.
         on_turn_start: Called with every turn, before the handler; what it raises fails the turn.

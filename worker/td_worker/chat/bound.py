@@ -42,6 +42,14 @@ class ChatSession(Protocol):
         """Return a fresh public access token for its client, valid `ttl` seconds."""
         ...
 
+    async def is_replaced(self) -> bool:
+        """Say whether another run serves the session by now."""
+        ...
+
+    async def leave(self, reason: str, cursor: int | None, *, waits: bool) -> bool:
+        """Have messages that the run leaves behind answered; say whether another run goes on."""
+        ...
+
 
 class BoundChat:
     """One chat, served by one execution. Every method may be called from any thread."""
@@ -76,6 +84,19 @@ class BoundChat:
     async def ask(self, work: Callable[[Mailbox], Coroutine[Any, Any, T]]) -> T:
         """Do the same for a task of the calling loop."""
         return await asyncio.wrap_future(self.on_runtime(work))
+
+    async def hand_over(self, reason: str) -> bool:
+        """Have what still waits, or comes in this moment, answered; say whether a run goes on."""
+
+        async def leave(mailbox: Mailbox) -> bool:
+            cursor = await mailbox.cursor()
+            return await self.session.leave(reason, cursor, waits=mailbox.waits())
+
+        return await self.ask(leave)
+
+    async def is_replaced(self) -> bool:
+        """Say whether another run serves the chat by now."""
+        return await self.ask(lambda _: self.session.is_replaced())
 
     def leave(self) -> Future[None]:
         """Take nothing more, in either direction; what is accepted is still sent."""

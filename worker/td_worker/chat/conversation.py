@@ -24,10 +24,12 @@ from td_worker.chat.history import (
 from td_worker.chat.mailbox import Checkpoint, LastTurn, Taken
 from td_worker.chat.output import TurnOutput
 from td_worker.chat.payload import ChatPayload, UIMessage
+from td_worker.chat.session import RUN_HEADER
 from td_worker.chat.source import call_in_thread, run_handler
 from td_worker.chat.turn import Turn
 from td_worker.errors import AbortTaskRunError, ChatInputError, StreamError
 from td_worker.hooks import Wait, waiting
+from td_worker.input_calls import suspended as without_place
 
 __all__ = ["AgentOptions", "Conversation", "Hook"]
 
@@ -38,6 +40,9 @@ Hook = Callable[[Turn], Any]
 
 STOP_GRACE: Final = 5.0
 """Seconds that an async handler may take to close its source after a stop."""
+
+GRACE: Final = 0.02
+"""Seconds that a run keeps its place for the next message: what is there needs no freeing."""
 
 _TURN_COMPLETE: Final = "turn-complete"
 _RETHROWN: Final = (AbortTaskRunError, MemoryError)
@@ -88,15 +93,27 @@ class Conversation:
             How many turns there were, and why it ended.
         """
         self._continued = payload
+        if self._is_retry and await self._bound.is_replaced():
+            return await self._ended("replaced")
         self._last = await self._bound.ask(lambda mailbox: mailbox.open())
         self._trim_to = None if self._last is None else self._last.seq
         self._heed(payload)
         if payload.trigger == "close":
-            return self._ended("close")
-        if payload.asks_for_turn and not payload.continuation:
+            return await self._ended("close")
+        if payload.asks_for_turn and not payload.continuation and not self._was_answered():
             await self._bound.ask(lambda mailbox: mailbox.put(payload))
 
         return await self._take_turns()
+
+    @property
+    def _is_retry(self) -> bool:
+        return self._bound.execution.attempt.number > 1
+
+    def _was_answered(self) -> bool:
+        """Say whether an earlier attempt has answered what the payload holds, which comes first."""
+        last = self._last
+
+        return last is not None and last.run_id == self._bound.execution.run.id
 
     async def _take_turns(self) -> dict[str, Any]:
         while (taken := await self._next()) is not None:
@@ -104,32 +121,50 @@ class Conversation:
             if taken.payload.trigger == "close":
                 await self._complete(await self._end_turn())
                 if not self._bound.mailbox.waits():
-                    return self._ended("close")
+                    return await self._ended("close")
                 continue
             await self._take_turn(taken)
             if self._bound.end_requested:
-                return self._ended("end_run")
+                return await self._ended("end_run")
             if self._turns >= self._options.max_turns:
-                return self._ended("max_turns")
+                return await self._ended("max_turns")
 
-        return self._ended("turn_timeout")
+        return await self._ended("turn_timeout")
 
     async def _next(self) -> Taken | None:
-        """Return the next message: for the idle time with the run's place kept, then without."""
+        """
+        Return the next message; None when the time is over.
+
+        A run that waits needs no place, warm or not: it has all it needs in memory, and whoever
+        is next would wait for the idle time of those before it. A drain would, too.
+        """
         bound = self._bound
-        taken = await bound.ask(lambda mailbox: mailbox.take(self._idle))
+        taken = await bound.ask(lambda mailbox: mailbox.take(GRACE))
         if taken is not None:
             return taken
-        log.debug("chat.suspended", chat_id=bound.chat_id)
-        async with suspended(bound):
-            return await bound.ask(lambda mailbox: mailbox.take(self._options.turn_timeout))
+        with without_place(bound.execution):
+            taken = await bound.ask(lambda mailbox: mailbox.take(self._idle))
+            if taken is not None:
+                return taken
+            log.debug("chat.suspended", chat_id=bound.chat_id)
+            async with waiting(Wait(type="input", ids=(bound.chat_id,))):
+                return await bound.ask(lambda mailbox: mailbox.take(self._options.turn_timeout))
 
     def _heed(self, payload: ChatPayload) -> None:
         if payload.idle_timeout_in_seconds is not None:
             self._idle = max(0.0, payload.idle_timeout_in_seconds)
 
-    def _ended(self, reason: str) -> dict[str, Any]:
-        log.info("chat.ended", chat_id=self._bound.chat_id, turns=self._turns, reason=reason)
+    async def _ended(self, reason: str) -> dict[str, Any]:
+        """End the run, once whatever has come meanwhile is in other hands."""
+        bound = self._bound
+        goes_on = reason != "replaced" and await asyncio.shield(bound.hand_over(reason))
+        log.info(
+            "chat.ended",
+            chat_id=bound.chat_id,
+            turns=self._turns,
+            reason=reason,
+            handed_over=goes_on,
+        )
 
         return {"turns": self._turns, "ended": reason}
 
@@ -196,10 +231,7 @@ class Conversation:
     def _is_start(self, turn: Turn) -> bool:
         """Say whether this turn is the first of the chat, and not only of this run."""
         return (
-            turn.number == 1
-            and self._last is None
-            and not turn.continuation
-            and self._bound.execution.attempt.number == 1
+            turn.number == 1 and self._last is None and not turn.continuation and not self._is_retry
         )
 
     async def _drive(self, handler: Hook, turn: Turn, output: TurnOutput) -> None:
@@ -304,12 +336,12 @@ class Conversation:
 
         return seq
 
-    @staticmethod
-    def _headers(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    def _headers(self, checkpoint: Checkpoint) -> list[tuple[str, str]]:
         facts = {
             "public-access-token": checkpoint.access_token,
             "session-in-event-id": checkpoint.cursor,
             "session-in-consumed-id": checkpoint.consumed,
+            RUN_HEADER: self._bound.execution.run.id,
         }
 
         return [(name, str(fact)) for name, fact in facts.items() if fact is not None]
@@ -318,14 +350,9 @@ class Conversation:
 @asynccontextmanager
 async def suspended(bound: BoundChat) -> AsyncIterator[None]:
     """Let the block be a wait of the run: its place is free for another."""
-    execution = bound.execution
-    run_id, attempt = execution.run.id, execution.attempt.number
     async with waiting(Wait(type="input", ids=(bound.chat_id,))):
-        execution.messenger.suspended(run_id, attempt)
-        try:
+        with without_place(bound.execution):
             yield
-        finally:
-            execution.messenger.resumed(run_id, attempt)
 
 
 async def _cut(work: asyncio.Task[None], output: TurnOutput) -> None:

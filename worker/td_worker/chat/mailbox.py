@@ -34,6 +34,8 @@ class LastTurn(NamedTuple):
     """Its own number on `out`."""
     resume_from: int | None
     applied_through: int | None
+    run_id: str | None = None
+    """Whose turn it was; None where nobody says."""
 
 
 class Checkpoint(NamedTuple):
@@ -182,6 +184,10 @@ class Mailbox:
         """Leave `signal` alone from now on."""
         with contextlib.suppress(ValueError):
             self._signals.remove(signal)
+
+    async def cursor(self) -> int | None:
+        """Return the number up to which everything is dealt with; None before the first."""
+        return self._inbox.cursor
 
     def waits(self) -> bool:
         """Say whether a message waits; for any thread."""

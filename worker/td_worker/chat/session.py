@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
+
+import msgspec
+import structlog
 
 from td_worker.access_token import session_scopes
 from td_worker.chat.mailbox import LastTurn
 from td_worker.context import Execution
 from td_worker.control_plane import MAIN_CHANNEL
-from td_worker.session_calls import ChannelSide, Control
+from td_worker.encoding import encode_json
+from td_worker.errors import ControlPlaneError
+from td_worker.session_calls import ChannelSide, Control, session_path
 from td_worker.tail import Record
 
-__all__ = ["MainChannel", "last_turn_of"]
+__all__ = ["RUN_HEADER", "MainChannel", "last_turn_of"]
+
+log = structlog.get_logger()
+
+RUN_HEADER: Final = "td-run-id"
+"""Of a turn-complete: the run that it ends a turn of. The official clients look at others."""
 
 
 class MainChannel:
@@ -56,6 +66,55 @@ class MainChannel:
 
         return await self._execution.streams.control_plane.public_access_token(scopes, ttl)
 
+    async def is_replaced(self) -> bool:
+        """Say whether another run serves the session by now."""
+        try:
+            answer = await self._call("GET", "")
+            current = msgspec.json.decode(answer, type=_Served).current_run_id
+        except (ControlPlaneError, msgspec.DecodeError):
+            return False  # a chat without a session of its own is served by whoever does
+
+        return current not in (None, self._execution.run.id)
+
+    async def leave(self, reason: str, cursor: int | None, *, waits: bool) -> bool:
+        """
+        Have messages that this run leaves behind answered by another; say whether one goes on.
+
+        Args:
+            reason: Why the run ends.
+            cursor: The number on `in` up to which it has dealt with everything.
+            waits: Whether it knows of a message behind that.
+        """
+        told = {"callingRunId": self._execution.run.id, "reason": reason}
+        try:
+            if waits:
+                answer = await self._call("POST", "/end-and-continue", told)
+            else:
+                # A message may come between a look and the end of the run: only the control plane,
+                # which takes the messages, can look and let the run go at one point.
+                answer = await self._call("POST", "/end", told | {"cursor": cursor})
+            return msgspec.json.decode(answer, type=_Left).swapped
+        except (ControlPlaneError, msgspec.DecodeError) as error:
+            if waits:
+                log.warning("chat.hand_over_failed", chat_id=self.chat_id, reason=str(error))
+
+        return False
+
+    async def _call(self, method: str, action: str, body: Any = None) -> bytes:
+        return await self._execution.streams.control_plane.call(
+            method,
+            session_path(self.chat_id, action),
+            body=b"" if body is None else encode_json(body),
+        )
+
+
+class _Served(msgspec.Struct, rename="camel"):
+    current_run_id: str | None = None
+
+
+class _Left(msgspec.Struct):
+    swapped: bool = False
+
 
 def last_turn_of(records: list[Record | Control]) -> LastTurn | None:
     """Return what the last turn-complete among `records` says that names a cursor.
@@ -72,6 +131,7 @@ def last_turn_of(records: list[Record | Control]) -> LastTurn | None:
         seq=turns[-1].seq_num,
         resume_from=_number(headers.get("session-in-event-id")),
         applied_through=_number(headers.get("session-in-consumed-id")),
+        run_id=turns[-1].headers.get(RUN_HEADER),
     )
 
 

@@ -116,6 +116,7 @@ class Platform:
             sessions=self.sessions,
             session_runs=self._session_runs,
             runs=self._runs,
+            parts=self._parts,
         )
         waitpoints = WaitpointRoutes(
             access=access,

@@ -9,7 +9,7 @@ import msgspec
 from td_runtime.gateway.platform.access import Caller
 from td_runtime.gateway.platform.storage import uri_path
 
-_OPTIONAL: Final = ("parent_id", "root_id", "task")
+_OPTIONAL: Final = ("parent_id", "root_id", "task", "attempt")
 FINISHED: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "TIMED_OUT", "CANCELED", "EXPIRED"})
 
 
@@ -21,6 +21,7 @@ class Run(msgspec.Struct, frozen=True):
     parent_id: str | None = None
     root_id: str | None = None
     task: str | None = None
+    attempt: int | None = None
 
     @property
     def is_finished(self) -> bool:

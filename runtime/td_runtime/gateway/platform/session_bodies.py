@@ -96,6 +96,13 @@ class HandOver(msgspec.Struct, rename="camel"):
     reason: Annotated[str, msgspec.Meta(max_length=64)]
 
 
+class EndRun(HandOver, rename="camel"):
+    """The body of POST end."""
+
+    cursor: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """The number of the last record of ``in`` that the run has dealt with."""
+
+
 class SessionItem(msgspec.Struct, rename="camel"):
     """A session as clients see it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -11,10 +12,13 @@ from td_runtime.gateway.platform import answers
 from td_runtime.gateway.platform.access import Access, Caller
 from td_runtime.gateway.platform.answers import RefusalError
 from td_runtime.gateway.platform.bodies import read_json
+from td_runtime.gateway.platform.names import session_stream
+from td_runtime.gateway.platform.parts import Parts
 from td_runtime.gateway.platform.runs import Runs
 from td_runtime.gateway.platform.session_bodies import (
     CloseSession,
     CreateSession,
+    EndRun,
     HandOver,
     UpdateSession,
     show,
@@ -34,12 +38,19 @@ class SessionRoutes:
     """Answers requests about sessions."""
 
     def __init__(
-        self, *, access: Access, sessions: Sessions, session_runs: SessionRuns, runs: Runs
+        self,
+        *,
+        access: Access,
+        sessions: Sessions,
+        session_runs: SessionRuns,
+        runs: Runs,
+        parts: Parts,
     ) -> None:
         self._access = access
         self._sessions = sessions
         self._session_runs = session_runs
         self._runs = runs
+        self._parts = parts
 
     async def handle(self, exchange: Exchange, path: list[str]) -> Reply:
         """Answer a request whose path below ``sessions`` is ``path``.
@@ -66,7 +77,7 @@ class SessionRoutes:
                 return answers.NO_OBJECT_STORE
             case [ref, action], "POST":
                 return await self._act(exchange, caller, ref, action)
-            case [_, "close" | "end-and-continue"], _:
+            case [_, "close" | "end-and-continue" | "end"], _:
                 return answers.method_not_allowed("POST")
 
         return answers.NOT_FOUND
@@ -150,6 +161,9 @@ class SessionRoutes:
             case "end-and-continue":
                 caller.require("write", "sessions", _ids(ref, session))
                 return await self._hand_over(exchange, session)
+            case "end":
+                caller.require_secret()
+                return await self._end_run(exchange, session)
 
         return answers.NOT_FOUND
 
@@ -162,17 +176,45 @@ class SessionRoutes:
         return json_reply(200, show(closed or session))
 
     async def _hand_over(self, exchange: Exchange, session: Session | None) -> Reply:
+        body = await read_json(exchange, HandOver, limit=CLOSE_BYTES_MAX)
+
+        return await self._swap(
+            session,
+            body.calling_run_id,
+            lambda session: self._session_runs.hand_over(session, body.calling_run_id),
+        )
+
+    async def _end_run(self, exchange: Exchange, session: Session | None) -> Reply:
+        """Ours alone: a run that ends leaves no message behind."""
+        body = await read_json(exchange, EndRun, limit=CLOSE_BYTES_MAX)
+        start = 0 if body.cursor is None else body.cursor + 1
+
+        async def end(session: Session) -> tuple[str | None, bool]:
+            stream = session_stream(session.key, "in")
+
+            async def has_more() -> bool:
+                return await self._parts.first(stream, start) is not None
+
+            return await self._session_runs.end(session, body.calling_run_id, has_more)
+
+        return await self._swap(session, body.calling_run_id, end)
+
+    async def _swap(
+        self,
+        session: Session | None,
+        calling_run_id: str,
+        swap: Callable[[Session], Awaitable[tuple[str | None, bool]]],
+    ) -> Reply:
         from td_runtime.control import ControlRefusedError, NotRunningError
 
-        body = await read_json(exchange, HandOver, limit=CLOSE_BYTES_MAX)
         if session is None:
             return answers.RESOURCE_NOT_FOUND
         if session.is_closed or session.is_expired:
             return json_reply(400, {"error": _ended_text(session)})
-        if self._runs.find(body.calling_run_id) is None:
+        if self._runs.find(calling_run_id) is None:
             return json_reply(404, {"error": "Run not found"})
         try:
-            run_id, swapped = await self._session_runs.hand_over(session, body.calling_run_id)
+            run_id, swapped = await swap(session)
         except ControlRefusedError as error:
             return json_reply(422, {"error": error.what})
         except NotRunningError as error:
