@@ -19,6 +19,8 @@ KEYS = set(list_keys())
 LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
 #: Strings that look like names of events and are names of files.
 FILES = re.compile(r".*\.(db|sock|lock|json|toml|py)")
+#: Functions that are told which call a user made, which looks like the name of an event.
+TOLD_CALLS = {"bound_chat", "refuse_on_event_loop"}
 
 
 class Emitted:
@@ -54,7 +56,7 @@ class Emitted:
     def calls(self) -> Iterator[tuple[str, ast.Call]]:
         """Calls that are given an event's name, each with that name: loggers and go-betweens."""
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call):
+            if isinstance(node, ast.Call) and not _is_told_call(node):
                 for text in _strings(node.args):
                     if self._is_logger_call(node) or _is_event(text):
                         yield text, node
@@ -67,6 +69,10 @@ def _makes_logger(node: ast.expr) -> bool:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
 
     return name == "get_logger"
+
+
+def _is_told_call(node: ast.Call) -> bool:
+    return isinstance(node.func, ast.Name) and node.func.id in TOLD_CALLS
 
 
 def _strings(nodes: object) -> Iterator[str]:
