@@ -17,14 +17,15 @@ each other's, and a plain `def` task sees its own: the executor copies the conte
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from threading import Event
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from td_worker.errors import BlockingCallError, NotInTaskError
 from td_worker.messages import ChildOutcome, TriggerItem
@@ -130,41 +131,168 @@ class Waits:
         """The wait failed; callable from any thread."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Execution:
-    """One attempt of one run in this process, and what its code may reach."""
+_UNSUPERVISED: Final = Unsupervised()
+_NO_WAITS: Final = Waits()
+_making = Lock()
+"""Held while a part of an execution is made, which any of its threads may be first to ask for."""
 
-    run: RunInfo
-    attempt: AttemptInfo
-    task: TaskInfo
-    streams: StreamClient
-    """The process's one stream client."""
-    messenger: Messenger = field(default_factory=Unsupervised)
-    """How this execution asks the supervisor for other runs."""
-    opened: OpenedStreams = field(default_factory=OpenedStreams)
-    """Every stream this execution writes to, until it is settled; drained at the end."""
-    tails: Tails = field(default_factory=Tails)
-    """What this execution has of the channels and input streams it reads."""
-    cancelled: Event = field(default_factory=Event)
-    """Set when the attempt is to end; an async task is cancelled, too."""
-    waits: Waits = field(default_factory=Waits)
-    """Who is told when the run waits; see `td_worker.hooks.waiting`."""
-    locals: dict[Any, Any] = field(default_factory=dict)
-    """A place for whatever the code of this execution shares with its hooks."""
-    init: dict[str, Any] = field(default_factory=dict)
-    """What the `init` hooks returned, merged."""
-    in_chat_agent: bool = False
-    """This attempt serves a chat, which shows its session's stream and none of the run's."""
-    _calls: Iterator[int] = field(default_factory=itertools.count)
-    _warnings: Iterator[int] = field(default_factory=itertools.count)
+
+class Execution:
+    """One attempt of one run in this process, and what its code may reach.
+
+    Most runs ask for little of it, and what nobody asks for is never made.
+
+    Args:
+        run: Which run.
+        attempt: Which attempt of it.
+        task: Whose code.
+        streams: The process's one stream client.
+        messenger: How this execution asks the supervisor for other runs.
+        waits: Who is told when the run waits; see `td_worker.hooks.waiting`.
+        in_chat_agent: Whether this attempt serves a chat, which shows its session's stream and none
+            of the run's.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_cancelled",
+        "_has_ended",
+        "_init",
+        "_locals",
+        "_opened",
+        "_tails",
+        "_warnings",
+        "attempt",
+        "in_chat_agent",
+        "messenger",
+        "run",
+        "streams",
+        "task",
+        "waits",
+    )
+
+    def __init__(
+        self,
+        *,
+        run: RunInfo,
+        attempt: AttemptInfo,
+        task: TaskInfo,
+        streams: StreamClient,
+        messenger: Messenger = _UNSUPERVISED,
+        waits: Waits = _NO_WAITS,
+        in_chat_agent: bool = False,
+    ) -> None:
+        self.run = run
+        self.attempt = attempt
+        self.task = task
+        self.streams = streams
+        self.messenger = messenger
+        self.waits = waits
+        self.in_chat_agent = in_chat_agent
+        self._has_ended = False
+        self._cancelled: Event | None = None
+        self._opened: OpenedStreams | None = None
+        self._tails: Tails | None = None
+        self._locals: dict[Any, Any] | None = None
+        self._init: dict[str, Any] | None = None
+        self._calls: Iterator[int] | None = None
+        self._warnings: Iterator[int] | None = None
+
+    @property
+    def opened(self) -> OpenedStreams:
+        """Every stream this execution writes to, until it is settled; drained at the end."""
+        if self._opened is None:
+            with _making:
+                if self._opened is None:
+                    self._opened = OpenedStreams()
+
+        return self._opened
+
+    @property
+    def tails(self) -> Tails:
+        """What this execution has of the channels and input streams it reads."""
+        if self._tails is None:
+            with _making:
+                if self._tails is None:
+                    self._tails = Tails()
+                if self._has_ended:
+                    # Something that the run has left behind reads on.
+                    self._tails.close()
+
+        return self._tails
+
+    @property
+    def cancelled(self) -> Event:
+        """Set when the attempt is to end; an async task is cancelled, too."""
+        if self._cancelled is None:
+            with _making:
+                if self._cancelled is None:
+                    self._cancelled = Event()
+
+        return self._cancelled
+
+    @property
+    def locals(self) -> dict[Any, Any]:
+        """A place for whatever the code of this execution shares with its hooks."""
+        if self._locals is None:
+            with _making:
+                if self._locals is None:
+                    self._locals = {}
+
+        return self._locals
+
+    @property
+    def init(self) -> dict[str, Any]:
+        """What the `init` hooks returned, merged."""
+        if self._init is None:
+            with _making:
+                if self._init is None:
+                    self._init = {}
+
+        return self._init
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether it has written to any stream."""
+        return self._opened is not None
+
+    def end(self) -> None:
+        """It has ended: stop reading, and mean nothing by waits any more."""
+        self._has_ended = True
+        if self._tails is not None:
+            self._tails.close()
+        # They lead back here: only the garbage collector would free what knows each other.
+        self.waits = _NO_WAITS
 
     def next_call(self) -> int:
         """Return the number of this waiting call: the same in every attempt of the run (R9)."""
+        if self._calls is None:
+            with _making:
+                self._calls = self._calls or itertools.count()
+
         return next(self._calls)
 
     def is_first_misuse(self) -> bool:
         """Say, once an attempt, that a chat agent uses a run's stream; from any thread."""
+        if self._warnings is None:
+            with _making:
+                self._warnings = self._warnings or itertools.count()
+
         return self.in_chat_agent and next(self._warnings) == 0
+
+    def serving_chat(self) -> Execution:
+        """Return this execution as one that serves a chat.
+
+        It shows its session's stream and none of the run's; everything else is the same.
+        """
+        # Made now, or each of the two would make its own.
+        _ = self.opened, self.tails, self.cancelled, self.locals, self.init
+        with _making:
+            self._calls = self._calls or itertools.count()
+        served = copy.copy(self)
+        served.in_chat_agent = True
+
+        return served
 
 
 run: RunInfo
@@ -198,6 +326,11 @@ def current() -> Execution:
 def try_current() -> Execution | None:
     """Return the execution whose code is calling, None outside a task."""
     return _execution.get(None)
+
+
+def enter(execution: Execution) -> None:
+    """Make `execution` the current one for as long as this context lives; for the executor."""
+    _execution.set(execution)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ context variables. Nothing that task code raises leaves this module: it becomes 
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -34,13 +33,6 @@ _STREAM_GRACE: Final = 2.0
 
 _MAX_THREADS: Final = 1024
 """Plain ``def`` runs at once in one worker; parents that wait keep their thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    run: AssignedRun
-    lifecycle: Lifecycle
-    execution: Execution
 
 
 def _ignore_end() -> None:
@@ -74,14 +66,16 @@ class Executor:
         on_end: Callable[[], None] = _ignore_end,
     ) -> None:
         self._tasks = tasks
+        self._task_infos = {name: TaskInfo(id=name) for name in tasks}
         self._streams = streams
         self._messenger = messenger
         self._report = report
         self._deadlines = deadlines
         self._limits = limits
         self._on_end = on_end
-        self._attempts: dict[str, _Attempt] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._attempts: dict[str, Lifecycle] = {}
+        # Looking the logger up costs as much as a line that is not written.
+        self._log = log.bind()
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="td-task")
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
@@ -93,12 +87,8 @@ class Executor:
     def start(self, run: AssignedRun) -> None:
         """Begin an attempt of *run*."""
         self._idle.clear()
-        attempt = self._attempt_of(run)
-        self._attempts[run.id] = attempt
-        task = asyncio.get_running_loop().create_task(self._execute(attempt), name=f"run {run.id}")
-        # The loop itself holds tasks by weak references only.
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        attempt = self._attempts[run.id] = self._attempt_of(run)
+        attempt.task = attempt.loop.create_task(self._execute(attempt), name=f"run {run.id}")
 
     def cancel(self, run_id: str, attempt: int) -> None:
         """Cancel that attempt, if it is under way."""
@@ -110,8 +100,8 @@ class Executor:
 
     def _stop_attempt(self, run_id: str, attempt: int, status: str) -> None:
         found = self._attempts.get(run_id)
-        if found is not None and found.run.attempt == attempt:
-            found.lifecycle.stop(status)
+        if found is not None and found.assigned.attempt == attempt:
+            found.stop(status)
 
     async def drain(self, timeout: float) -> None:
         """Wait for what is under way; after *timeout* seconds interrupt it, then give it its grace.
@@ -122,8 +112,8 @@ class Executor:
         plain ``def`` code that nobody can interrupt, and dies with the process.
         """
         for attempt in list(self._attempts.values()):
-            if self._tasks[attempt.run.task].spec.is_loop:
-                attempt.lifecycle.stop("INTERRUPTED")
+            if self._tasks[attempt.assigned.task].spec.is_loop:
+                attempt.stop("INTERRUPTED")
         if await self._became_idle(timeout):
             return
         self.hurry()
@@ -132,7 +122,7 @@ class Executor:
     def hurry(self) -> None:
         """Interrupt what is under way."""
         for attempt in list(self._attempts.values()):
-            attempt.lifecycle.stop("INTERRUPTED")
+            attempt.stop("INTERRUPTED")
 
     async def _became_idle(self, timeout: float) -> bool:
         try:
@@ -142,53 +132,53 @@ class Executor:
 
         return True
 
-    def _attempt_of(self, run: AssignedRun) -> _Attempt:
-        lifecycle = Lifecycle(
+    def _attempt_of(self, run: AssignedRun) -> Lifecycle:
+        attempt = Lifecycle(
             self._tasks[run.task],
             run,
             threads=self._threads,
             deadlines=self._deadlines,
             limits=self._limits,
-            settle=lambda: self._drain_streams(attempt),
+            settle=self._drain_streams,
         )
-        lifecycle.execution = Execution(
+        attempt.execution = Execution(
             run=_run_info(run),
             attempt=AttemptInfo(number=run.attempt),
-            task=TaskInfo(id=run.task),
+            task=self._task_infos[run.task],
             streams=self._streams,
             messenger=self._messenger,
-            waits=lifecycle.waits,
+            waits=attempt.waits,
         )
-        attempt = _Attempt(run, lifecycle, lifecycle.execution)
 
         return attempt
 
-    async def _execute(self, attempt: _Attempt) -> None:
-        run = attempt.run
+    async def _execute(self, attempt: Lifecycle) -> None:
+        run = attempt.assigned
         structlog.contextvars.bind_contextvars(run_id=run.id, task=run.task, attempt=run.attempt)
-        log.info("run.started")
-        with context.executing(attempt.execution):
-            outcome = await self._outcome(attempt)
-        attempt.execution.tails.close()
+        self._log.info("run.started")
+        # Not for a block only: this context ends with this attempt.
+        context.enter(attempt.execution)
+        outcome = await self._outcome(attempt)
+        attempt.execution.end()
         del self._attempts[run.id]
         if not self._attempts:
             self._idle.set()
-        log.debug("attempt.ended", status=outcome.status, records_lost=outcome.records_lost)
+        self._log.debug("attempt.ended", status=outcome.status, records_lost=outcome.records_lost)
         self._report(outcome)
         self._on_end()
 
-    async def _outcome(self, attempt: _Attempt) -> RunOutcome:
-        run = attempt.run
-        end = await attempt.lifecycle.run()
-        lost = await self._drain_streams(attempt)
+    async def _outcome(self, attempt: Lifecycle) -> RunOutcome:
+        run = attempt.assigned
+        end = await attempt.run()
+        lost = await self._drain_streams(attempt) if attempt.execution.has_streams else 0
         if lost and end.status == "COMPLETED" and self._tasks[run.task].spec.fail_on_stream_loss:
-            end = attempt.lifecycle.fail(StreamLossError(lost))
+            end = attempt.fail(StreamLossError(lost))
         self._deadlines.clear(run.id, run.attempt)
 
         return _outcome_of(run, end, lost)
 
-    async def _drain_streams(self, attempt: _Attempt) -> int:
-        interrupted = attempt.lifecycle.stop_status == "INTERRUPTED"
+    async def _drain_streams(self, attempt: Lifecycle) -> int:
+        interrupted = attempt.stop_status == "INTERRUPTED"
         timeout = _STREAM_GRACE if interrupted else self._limits.stream_drain
         try:
             return await self._streams.drain(attempt.execution, timeout)

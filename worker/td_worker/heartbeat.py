@@ -51,6 +51,8 @@ class Deadlines:
 
     def clear(self, run_id: str, attempt: int) -> None:
         """That attempt has ended, or waits."""
+        if not self._by_attempt:
+            return
         with self._lock:
             self._by_attempt.pop((run_id, attempt), None)
 
@@ -76,6 +78,7 @@ class Heartbeat:
         is_busy: Whether there are runs; callable from any thread.
         deadlines: When attempts must have ended.
         on_late: Called with each attempt that has not.
+        on_kill: Called with the seconds without a turn before the process ends itself.
         stalled_after: Seconds without a turn that are told.
         kill_after: Seconds without a turn after which the process ends itself; None: never.
     """
@@ -87,6 +90,7 @@ class Heartbeat:
         is_busy: Callable[[], bool],
         deadlines: Deadlines,
         on_late: Callable[[Late], None],
+        on_kill: Callable[[float], None],
         stalled_after: float,
         kill_after: float | None,
     ) -> None:
@@ -94,6 +98,7 @@ class Heartbeat:
         self._is_busy = is_busy
         self._deadlines = deadlines
         self._on_late = on_late
+        self._on_kill = on_kill
         self._stalled_after = stalled_after
         self._kill_after = kill_after
         self._timer: asyncio.TimerHandle | None = None
@@ -149,6 +154,7 @@ class Heartbeat:
         if self._kill_after is not None and silent >= self._kill_after:
             log.error("worker.stall_killed", stalled_s=round(silent, 3))
             # The supervisor sees a worker that died, and blames the run if it was alone (R8).
+            self._on_kill(silent)
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
     def _current_run(self) -> str | None:

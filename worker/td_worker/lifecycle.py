@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from td_worker import context
@@ -55,8 +56,7 @@ class Limits:
     over; then its worker is killed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class End(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended."""
 
     status: str
@@ -78,6 +78,9 @@ class Lifecycle:
         settle: Has what the attempt streams settled; called before middleware goes on.
 
     Attributes:
+        assigned: What is executed.
+        loop: The user loop.
+        task: Where it is executed; the loop itself holds tasks by weak references only.
         execution: What its code sees; to be set before anything is called, and the current one of
             the context that `run` is called in.
     """
@@ -90,17 +93,19 @@ class Lifecycle:
         threads: ThreadPoolExecutor,
         deadlines: Deadlines,
         limits: Limits,
-        settle: Callable[[], Awaitable[object]],
+        settle: "Callable[[Lifecycle], Awaitable[object]]",
     ) -> None:
         self._code = code
+        self._has_hooks = bool(code.hooks)
         self._settle = settle
-        self._run = run
+        self.assigned = run
         self._threads = threads
         self._deadlines = deadlines
         self._limits = limits
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._seconds = run.max_duration or code.spec.max_duration
-        self._clock = AttemptClock(self._seconds, lambda: self.stop("TIMED_OUT"))
+        self._clock: AttemptClock | None = None
+        """None while its time is not limited."""
         self._payload: Any = None
         self._stage: asyncio.Task[Any] | None = None
         """The task that is to be cancelled, unless the function has one of its own."""
@@ -112,6 +117,7 @@ class Lifecycle:
         self._end: End | None = None
         self._canceling: asyncio.Task[None] | None = None
         self._stopped_at = 0.0
+        self.task: asyncio.Task[None]
         self.execution: Execution
         self.stop_status: str | None = None
         """Why it was told to end: CANCELED, INTERRUPTED or TIMED_OUT; None while nobody did."""
@@ -119,7 +125,7 @@ class Lifecycle:
     @property
     def waits(self) -> Waits:
         """What a wait of this attempt means."""
-        return _AttemptWaits(self, self._loop)
+        return _AttemptWaits(self)
 
     # ------------------------------------------------------------ from outside
 
@@ -129,14 +135,18 @@ class Lifecycle:
         if self.stop_status is not None:
             return self._stopped(None)
         try:
-            self._payload = self._code.decode(self._run.payload)
+            self._payload = self._code.decode(self.assigned.payload)
         except TaskPayloadError as error:
             return self._failed(error, code="TASK_INPUT_ERROR")
-        self._start_clock()
-        end = await self._within_middleware()
-        self._clock.stop()
-        await self._hear_canceling()
-        self._deadlines.clear(self._run.id, self._run.attempt)
+        if self._seconds is not None:
+            self._start_clock(self._seconds)
+        end = await (self._within_middleware() if self._has_hooks else self._alone())
+        self._stop_clock()
+        if self._canceling is not None:
+            await self._hear_canceling(self._canceling)
+        self._deadlines.clear(self.assigned.id, self.assigned.attempt)
+        # Its traceback holds this very object: only the garbage collector would free the two.
+        self._raised = None
 
         return end
 
@@ -151,13 +161,13 @@ class Lifecycle:
         self.stop_status = status
         self._stopped_at = time.monotonic()
         self.execution.cancelled.set()
-        self._clock.stop()
+        self._stop_clock()
         if self._stage is None:
             return
         if status in _ENDED_EARLY:
             self._expect_end(self._limits.cancel_grace, status)
             if self._code.hooks.named("on_cancel"):
-                self._canceling = self._loop.create_task(self._tell_canceled())
+                self._canceling = self.loop.create_task(self._tell_canceled())
         if self._in_threads:
             # Nobody can interrupt a thread; only one that waits for input is told.
             self.execution.tails.interrupt()
@@ -171,30 +181,41 @@ class Lifecycle:
             self._stage.cancel()
 
     def _expect_end(self, seconds: float, status: str) -> None:
-        self._deadlines.set(self._run.id, self._run.attempt, seconds, status)
+        self._deadlines.set(self.assigned.id, self.assigned.attempt, seconds, status)
 
     # ------------------------------------------------------------ time
 
-    def _start_clock(self) -> None:
+    def _start_clock(self, seconds: float) -> None:
+        self._clock = AttemptClock(seconds, lambda: self.stop("TIMED_OUT"))
         self._clock.start()
-        if (left := self._clock.left) is not None:
-            # Should the user loop be stuck when the time is over, the runtime thread knows it.
-            self._expect_end(left + self._limits.cancel_grace, "TIMED_OUT")
+        # Should the user loop be stuck when the time is over, the runtime thread knows it.
+        self._expect_end(seconds + self._limits.cancel_grace, "TIMED_OUT")
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.stop()
+            self._clock = None
 
     def pause(self) -> None:
         """Stop the clock: the run waits."""
-        if self.stop_status is None:
+        if self._clock is not None:
             self._clock.pause()
-            self._deadlines.clear(self._run.id, self._run.attempt)
+            self._deadlines.clear(self.assigned.id, self.assigned.attempt)
 
     def resume(self) -> None:
         """Let the clock go on."""
-        if self.stop_status is None:
+        if self._clock is not None:
             self._clock.resume()
             if (left := self._clock.left) is not None:
                 self._expect_end(left + self._limits.cancel_grace, "TIMED_OUT")
 
     # ------------------------------------------------------------ from the outside in
+
+    async def _alone(self) -> End:
+        """Execute a task that has no hooks."""
+        await self._execute()
+
+        return self._require_end()
 
     async def _within_middleware(self) -> End:
         try:
@@ -207,6 +228,10 @@ class Lifecycle:
                     return self._stopped(error)
                 retry_at = self._default_retry_at(error)
                 return self._failed(error, code="TASK_MIDDLEWARE_ERROR", retry_at=retry_at)
+
+        return self._require_end()
+
+    def _require_end(self) -> End:
         if self._end is None:
             raise AssertionError("an attempt without an end")
 
@@ -226,7 +251,7 @@ class Lifecycle:
         if not middleware:
             await self._execute()
             if self._code.hooks.named("middleware"):
-                await self._settle()
+                await self._settle(self)
             return
         hook, *inner = middleware
         following = _Following(self, tuple(inner))
@@ -263,7 +288,7 @@ class Lifecycle:
             self._end = await self._end_of_failure(error)
         else:
             self._end = End(status="COMPLETED", output=output)
-            if not self._code.hooks:
+            if not self._has_hooks:
                 return
             self._settle_ended()
             await self._tell("on_success", output=result)
@@ -272,17 +297,16 @@ class Lifecycle:
 
     def _settle_ended(self) -> None:
         if self._ended is None:
-            self._ended = self._loop.create_future()
+            self._ended = self.loop.create_future()
         self._ended.set_result(None)
 
     async def _call_prepared(self) -> Any:
-        hooks = self._code.hooks
-        if hooks:
+        if self._has_hooks:
             await self._prepare()
         if not self._code.is_async:
             result = await self._in_thread(self._code.function, self._payload)
-        elif hooks:
-            self._function = self._loop.create_task(self._code.function(self._payload))
+        elif self._has_hooks:
+            self._function = self.loop.create_task(self._code.function(self._payload))
             result = await _result(self._function)
         else:
             result = await self._code.function(self._payload)
@@ -296,7 +320,9 @@ class Lifecycle:
             self.execution.init.update(await self._call_hook(hook) or {})
             self._check_stopped()
         names = (
-            ("on_start", "on_start_attempt") if self._run.attempt == 1 else ("on_start_attempt",)
+            ("on_start", "on_start_attempt")
+            if self.assigned.attempt == 1
+            else ("on_start_attempt",)
         )
         for name in names:
             for hook in self._code.hooks.named(name):
@@ -370,14 +396,14 @@ class Lifecycle:
 
     def _policy(self) -> RetryPolicy:
         policy = self._code.spec.retry
-        if self._run.max_attempts is None:
+        if self.assigned.max_attempts is None:
             return policy
 
-        return replace(policy, max_attempts=max(1, self._run.max_attempts))
+        return replace(policy, max_attempts=max(1, self.assigned.max_attempts))
 
     @property
     def _used(self) -> int:
-        return self._run.attempts_used or self._run.attempt
+        return self.assigned.attempts_used or self.assigned.attempt
 
     def fail(self, error: BaseException) -> End:
         """Return the end of an attempt that *error* turned into a failure afterwards."""
@@ -430,15 +456,13 @@ class Lifecycle:
     async def _tell_canceled(self) -> None:
         with context.executing(self.execution):
             if self._ended is None:
-                self._ended = self._loop.create_future()
+                self._ended = self.loop.create_future()
             await self._tell("on_cancel", ended=asyncio.shield(self._ended))
 
-    async def _hear_canceling(self) -> None:
+    async def _hear_canceling(self, canceling: "asyncio.Task[None]") -> None:
         """Wait for the `on_cancel` hooks, for what is left of the grace."""
-        if self._canceling is None:
-            return
         left = self._stopped_at + self._limits.cancel_grace - time.monotonic()
-        _, late = await asyncio.wait({self._canceling}, timeout=max(0.0, left))
+        _, late = await asyncio.wait({canceling}, timeout=max(0.0, left))
         for task in late:
             task.cancel()
 
@@ -474,7 +498,7 @@ class Lifecycle:
 
         self._in_threads += 1
         try:
-            return await _result(self._loop.run_in_executor(self._threads, call))
+            return await _result(self.loop.run_in_executor(self._threads, call))
         finally:
             self._in_threads -= 1
 
@@ -519,9 +543,8 @@ class _Following:
 class _AttemptWaits(Waits):
     """What a wait of an attempt means: its clock stands still, and its hooks are called."""
 
-    def __init__(self, lifecycle: Lifecycle, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._loop = loop
 
     async def begin(self, wait: Wait) -> None:
         await self._lifecycle.call_wait_hooks("on_wait", wait)
@@ -533,18 +556,18 @@ class _AttemptWaits(Waits):
 
     def begin_blocked(self, wait: Wait) -> None:
         if self._lifecycle.has_wait_hooks():
-            asyncio.run_coroutine_threadsafe(self.begin(wait), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self.begin(wait), self._lifecycle.loop).result()
         else:
-            self._loop.call_soon_threadsafe(self._lifecycle.pause)
+            self._lifecycle.loop.call_soon_threadsafe(self._lifecycle.pause)
 
     def end_blocked(self, wait: Wait) -> None:
         if self._lifecycle.has_wait_hooks():
-            asyncio.run_coroutine_threadsafe(self.end(wait), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self.end(wait), self._lifecycle.loop).result()
         else:
-            self._loop.call_soon_threadsafe(self._lifecycle.resume)
+            self._lifecycle.loop.call_soon_threadsafe(self._lifecycle.resume)
 
     def abandon(self) -> None:
-        self._loop.call_soon_threadsafe(self._lifecycle.resume)
+        self._lifecycle.loop.call_soon_threadsafe(self._lifecycle.resume)
 
 
 def _log_failed_hook(hook: Hook, error: BaseException) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, overload
 
@@ -197,7 +196,7 @@ async def bind(chat_id: str) -> AsyncIterator[BoundChat]:
 
 def enter(session: ChatSession, execution: Execution) -> tuple[BoundChat, Execution]:
     """Return the chat behind `session`, and the execution as its code is to see it."""
-    served = replace(execution, in_chat_agent=True)
+    served = execution.serving_chat()
 
     return BoundChat(session, served), served
 
