@@ -289,6 +289,7 @@ class Execution:
         _ = self.opened, self.tails, self.cancelled, self.locals, self.init
         with _making:
             self._calls = self._calls or itertools.count()
+            self._warnings = self._warnings or itertools.count()
         served = copy.copy(self)
         served.in_chat_agent = True
 

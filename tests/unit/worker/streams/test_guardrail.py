@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -93,11 +92,11 @@ def test_one_warning_an_attempt_whatever_is_called():
 
 
 def test_a_copy_of_an_execution_warns_no_second_time():
-    """An execution that was changed with `replace` is the same attempt."""
+    """An execution that serves a chat is the same attempt as before."""
     with running(in_chat_agent=False) as execution:
-        with executing(replace(execution, in_chat_agent=True)):
+        with executing(execution.serving_chat()):
             assert call_all() == ["streams.pipe"]
-        with executing(replace(execution, in_chat_agent=True)):
+        with executing(execution.serving_chat()):
             assert call_all() == []
 
 
