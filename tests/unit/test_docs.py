@@ -52,7 +52,7 @@ def test_each_option_and_argument_is_documented(name: str) -> None:
     parameters = [p for p in COMMANDS[name].params if not getattr(p, "hidden", False)]
     options = {word for p in parameters for word in p.opts if word.startswith("--")}
     arguments = {
-        str(p.metavar or p.name).strip("[]").upper()
+        str(p.metavar or p.name).strip("[].").upper()
         for p in parameters
         if not p.opts[0].startswith("-")
     }

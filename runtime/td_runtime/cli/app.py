@@ -4,7 +4,22 @@ from typing import Annotated
 
 import typer
 
-from td_runtime.cli import check, credentials, env, platform, run, start, status, store, streams, trigger
+from td_runtime.cli import (
+    check,
+    credentials,
+    env,
+    platform,
+    run,
+    runs,
+    schedules,
+    start,
+    status,
+    stop,
+    store,
+    streams,
+    tasks,
+    trigger,
+)
 from td_runtime.errors import ExitCode
 
 __all__ = ["app"]
@@ -46,9 +61,14 @@ app.command("run")(run.run)
 app.command("trigger")(trigger.trigger)
 app.command("check")(check.check)
 app.command("status")(status.status)
+app.command("stop")(stop.stop)
+app.command("drain")(stop.drain)
 app.command("env")(env.env)
 
 
+app.add_typer(runs.app, name="runs")
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(schedules.app, name="schedules")
 app.add_typer(streams.app, name="streams")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(store.app, name="store")

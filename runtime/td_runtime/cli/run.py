@@ -13,13 +13,15 @@ from td_runtime.cli.options import (
     ConfigOption,
     JsonOption,
     PayloadOption,
+    connect,
     control_plane_access,
     load,
     log_to_stderr,
     print_json,
     read_payload,
 )
-from td_runtime.cli.trigger import ask_for_run, run_document
+from td_runtime.cli.outcomes import run_document
+from td_runtime.cli.trigger import ask_for_run
 from td_runtime.cli.waiting import wait_for_run
 from td_runtime.config import Config
 from td_runtime.control import (
@@ -28,7 +30,6 @@ from td_runtime.control import (
     RunView,
     TreeView,
 )
-from td_runtime.data_dir import DataDir
 from td_runtime.errors import ControlPlaneUnavailableError, ExitCode
 from td_worker.messages import TriggerItem
 
@@ -109,7 +110,7 @@ async def _execute(config: Config, item: TriggerItem) -> _Summary:
     from td_worker.control_plane import ControlPlane
 
     url, secret = control_plane_access(config)
-    with ControlClient(DataDir(config.runtime.data_dir)) as control:
+    with connect(config) as control:
         started = time.monotonic()
         run_id = ask_for_run(control, config, item)
         if not config.control_plane.is_embedded:

@@ -1,0 +1,90 @@
+"""Which runs are meant: whole ids, or beginnings of ids that the run store completes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from td_runtime.config import Config
+from td_runtime.control import ControlRefusedError
+from td_runtime.data_dir import DataDir
+from td_runtime.errors import TdRuntimeError, UsageError
+from td_runtime.units import format_duration
+
+if TYPE_CHECKING:
+    from td_runtime.store import RunReader
+
+__all__ = ["complete_id", "complete_ids", "explained", "unknown_run_advice"]
+
+_ID_LENGTH: Final = len("run_06h0h9v31czypsrrbz3w8jf7j")
+_SHORTEST: Final = len("run_") + 4
+"""A shorter beginning may be one run's today and another's tomorrow."""
+_SHOWN: Final = 5
+
+
+def complete_ids(config: Config, texts: list[str]) -> list[str]:
+    """Return the ids of the runs that *texts* name.
+
+    A whole id is taken as it is: the supervisor knows best whether there is such a run.
+
+    Raises:
+        TdRuntimeError: A beginning that no run's id has.
+        UsageError: A beginning that the ids of several runs have.
+    """
+    if all(map(_is_whole, texts)):
+        return texts
+    from td_runtime.cli.reading import read_store
+
+    async def read(reader: "RunReader") -> list[str]:
+        return [
+            text if _is_whole(text) else await complete_id(reader, config, text) for text in texts
+        ]
+
+    return read_store(config, read)
+
+
+async def complete_id(reader: "RunReader", config: Config, text: str) -> str:
+    """Return the one id of a run that begins with *text*; raises as :func:`complete_ids`."""
+    found = []
+    if len(text) >= _SHORTEST:
+        found = await reader.ids_beginning_with(text, limit=_SHOWN + 1)
+    if not found:
+        raise TdRuntimeError(
+            f"there is no run {text!r}",
+            where=str(DataDir(config.runtime.data_dir).run_store),
+            advice=unknown_run_advice(config),
+        )
+    if len(found) > 1:
+        more = ", …" if len(found) > _SHOWN else ""
+        raise UsageError(
+            f"several runs begin with {text!r}: {', '.join(found[:_SHOWN])}{more}",
+            advice="Give more characters of the one you mean.",
+        )
+
+    return found[0]
+
+
+def unknown_run_advice(config: Config) -> str:
+    """Return what to do about a run that is not there."""
+    store = config.store
+
+    return (
+        "`td-runtime runs list` shows all; finished ones are deleted after "
+        f"{format_duration(store.retention_age)} (store.retention_age) or when there are more "
+        f"than {store.retention_count:,} (store.retention_count)."
+    )
+
+
+@contextmanager
+def explained(config: Config) -> Iterator[None]:
+    """Give a supervisor's refusal inside the place and the advice that only the caller knows."""
+    try:
+        yield
+    except ControlRefusedError as error:
+        error.where = error.where or str(config.path)
+        if error.code == "unknown_run":
+            error.advice = unknown_run_advice(config)
+        raise
+
+
+def _is_whole(text: str) -> bool:
+    return len(text) == _ID_LENGTH
