@@ -385,7 +385,7 @@ class Dispatcher:
 
     def _suspect(self, runs: list[Run], worker: Worker) -> None:
         if len(runs) == 1:
-            self._outcomes.blame(runs[0], worker.exit_status)
+            self._outcomes.blame(runs[0], worker.exit_status, stuck=worker.stuck)
         else:
             now = time.time()
             lived = max((now - (run.started_at or now) for run in runs), default=0.0)

@@ -20,6 +20,7 @@ import structlog
 
 from td_runtime.admission import TriggerError
 from td_runtime.dispatch import Dispatcher
+from td_runtime.outcomes import WORKER_STALLED
 from td_runtime.restart import Deaths, RestartPolicy
 from td_runtime.store import Run, RunQuery, RunStore, Status, StoreFullError
 from td_runtime.store.records import FINISHED
@@ -41,6 +42,7 @@ _ENDS: Final = {
     Status.TIMED_OUT: "loop.timed_out",
     Status.CRASHED: "loop.crashed",
     Status.CANCELED: "loop.canceled",
+    Status.EXPIRED: "loop.expired",
 }
 
 
@@ -83,6 +85,7 @@ class Loops:
     async def _keep(self, task: str, number: int, replicas: int) -> None:
         deaths, crashed = Deaths(), False
         while True:
+            began = time.monotonic()
             try:
                 run_id = await self._find(task, number)
                 if run_id is None:
@@ -94,11 +97,13 @@ class Loops:
                 log.error("loop.refused", task=task, replica=number, error_message=str(error))
                 await asyncio.sleep(_REFUSED_PAUSE)
                 continue
+            # By the wall clock, as it is recorded, but not more than has passed here.
+            lived = min(_lived(run), time.monotonic() - began)
             restart = self._policy.after_death(
-                deaths, lived=_lived(run), random=random.random, who=f"loop {task}"
+                deaths, lived=lived, random=random.random, who=f"loop {task}"
             )
             deaths, crashed = restart.deaths, run.status is Status.CRASHED
-            _log_end(run, number, restart.delay)
+            _log_end(run, number, lived, restart.delay)
             await asyncio.sleep(restart.delay)
 
     async def _find(self, task: str, number: int) -> str | None:
@@ -138,11 +143,18 @@ def _lived(run: Run) -> float:
     return max(0.0, ended - (run.started_at or ended))
 
 
-def _log_end(run: Run, number: int, delay: float) -> None:
+def _end(run: Run) -> str:
+    if run.error is not None and run.error.type == WORKER_STALLED:
+        return "loop.hung"
+
+    return _ENDS[run.status]
+
+
+def _log_end(run: Run, number: int, lived: float, delay: float) -> None:
     log.warning(
-        _ENDS.get(run.status, "loop.ended"),
+        _end(run),
         replica=number,
-        lived_s=round(_lived(run), 3),
+        lived_s=round(lived, 3),
         delay_s=round(delay, 3),
         error_type=None if run.error is None else run.error.type,
         error_message=None if run.error is None else run.error.message,

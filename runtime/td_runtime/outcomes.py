@@ -24,7 +24,7 @@ from td_runtime.store import (
 from td_runtime.suspects import Suspects
 from td_worker.messages import RunError, RunOutcome
 
-__all__ = ["Outcomes", "log_late"]
+__all__ = ["WORKER_STALLED", "Outcomes", "log_late"]
 
 log = structlog.get_logger()
 
@@ -32,6 +32,9 @@ _UNKNOWN_ERROR: Final = RunError(type="Unknown", message="no error was reported"
 _IGNORED: Final = RunError(
     type="CancelledError", message="the attempt did not stop when it was canceled", retryable=False
 )
+WORKER_STALLED: Final = "WorkerStalled"
+"""The type of the error when a worker was killed since it was stuck, and did not die by itself."""
+
 _ENDS: Final = frozenset(
     {"run.completed", "run.failed", "run.crashed", "run.timed_out", "run.canceled"}
 )
@@ -103,16 +106,16 @@ class Outcomes:
         )
         self._time_out(run, error, 0)
 
-    def blame(self, run: Run, exit_status: int) -> None:
+    def blame(self, run: Run, exit_status: int, *, stuck: str | None = None) -> None:
         """Retry a run whose worker died under it, at once the first time, or call it crashed.
 
         Args:
             run: It was alone in its worker.
             exit_status: How the worker ended; negative for a signal.
+            stuck: What kept the worker from working, if it was killed for that.
         """
-        how = f"signal {-exit_status}" if exit_status < 0 else f"status {exit_status}"
         changed: asyncio.Future[Any]
-        error = RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
+        error = _death(exit_status, stuck)
         delay = self._delay(run)
         if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
             self._suspects.caught(run.id)
@@ -175,6 +178,14 @@ class Outcomes:
         level = log.info if event in {"run.completed", "run.requeued"} else log.warning
         level(event, **run.log_context(), **facts)
         self._on_recorded(run, event in _ENDS)
+
+
+def _death(exit_status: int, stuck: str | None) -> RunError:
+    if stuck is not None:
+        return RunError(type=WORKER_STALLED, message=stuck)
+    how = f"signal {-exit_status}" if exit_status < 0 else f"status {exit_status}"
+
+    return RunError(type="WorkerDied", message=f"the worker died under this run ({how})")
 
 
 def log_late(run_id: str, attempt: int) -> None:

@@ -32,6 +32,7 @@ from td_worker.messages import (
     Ping,
     Pong,
     Ready,
+    Stalled,
     Welcome,
 )
 
@@ -98,6 +99,8 @@ class Worker:
     """How many looks ago it was asked whether it lives, and has not answered yet."""
     is_retired: bool = False
     """Another one has its place, and it ends with the last of its runs."""
+    stuck: str | None = None
+    """What kept it from working, if it was killed for that."""
     exit_status: int = 0
     """How the process ended, -signal if by one; once it is gone."""
 
@@ -196,6 +199,7 @@ class WorkerPool:
         for worker in [each for each in self.workers.values() if each.runs]:
             if worker.unanswered >= _LOOKS:
                 log.error("worker.silenced", number=worker.number, worker_pid=worker.pid)
+                worker.stuck = f"the worker gave no answer for {self._silence:g} s and was killed"
                 worker.kill()
             elif worker.unanswered == 0:
                 worker.channel.send(Ping())
@@ -299,6 +303,10 @@ class WorkerPool:
             self._became_ready(worker)
         elif isinstance(message, Pong):
             worker.unanswered = 0
+        elif isinstance(message, Stalled):
+            worker.stuck = (
+                f"the worker's loop was blocked for {message.seconds:.1f} s; it was killed"
+            )
         elif isinstance(message, Leaving):
             self._leaving.append((worker, message))
             self._replace_next()

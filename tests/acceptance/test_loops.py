@@ -33,6 +33,9 @@ async def deadly(payload):
     await asyncio.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
 
+async def hangs(payload):
+    time.sleep(3600)
+
 async def hello(payload):
     return "hello"
 """
@@ -108,6 +111,25 @@ def test_the_ends_of_replicas_are_told_apart_and_back_off(data_dir: Path) -> Non
             assert len({end["run_id"] for end in ends}) == 4
             assert ends[3]["delay_s"] > ends[0]["delay_s"]
         assert runtime.find("loop.raised")[0]["error_message"] == "nothing to watch"
+
+
+def test_a_replica_that_hangs_is_told_from_one_that_crashes(data_dir: Path) -> None:
+    """Killed since its loop was blocked: loop.hung with the seconds, and the next one starts."""
+    options = {"hangs": "replicas = 1\nmax_crashes = 1"}
+    runtime = RuntimeProcess(
+        data_dir,
+        tasks=TASKS,
+        workers=1,
+        task_options=options,
+        options="stalled_after = '100ms'\nkill_stalled_after = '300ms'",
+        drain_timeout="1s",
+    )
+    with runtime:
+        hung = runtime.event("loop.hung", task="hangs", replica=1)
+        assert hung["error_type"] == "WorkerStalled"
+        assert "blocked for 0." in hung["error_message"]
+        assert runtime.find("loop.crashed") == []
+        assert len(started(runtime, "hangs", 2)) >= 2
 
 
 def test_a_deadly_replica_is_found_out_and_its_neighbours_are_left_in_peace(

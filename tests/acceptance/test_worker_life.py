@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def test_a_loop_that_stays_stuck_is_killed(data_dir: Path) -> None:
 
         assert runtime.output(run_id) == 2
         assert runtime.event("worker.stall_killed")
+        why = runtime.event("run.requeued", run_id=run_id)["error_message"]
+        assert re.fullmatch(r"the worker's loop was blocked for \d\.\d s; it was killed", why)
         assert runtime.event("worker.exited", signal="SIGKILL")["runs"] == [run_id]
 
 
@@ -191,3 +194,5 @@ def test_a_stopped_worker_is_killed(data_dir: Path) -> None:
 
         assert runtime.output(run_id) == 2
         assert runtime.event("worker.silenced")["worker_pid"] == pid
+        why = runtime.event("run.requeued", run_id=run_id)["error_message"]
+        assert why == "the worker gave no answer for 0.8 s and was killed"

@@ -34,6 +34,7 @@ __all__ = [
     "Resumed",
     "RunError",
     "RunOutcome",
+    "Stalled",
     "Suspended",
     "Trigger",
     "TriggerItem",
@@ -296,6 +297,12 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Bytes it has in memory."""
 
 
+class Stalled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The last word of a worker that ends itself: task code has blocked its loop for too long."""
+
+    seconds: float
+
+
 class Pong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Answer to :class:`Ping`."""
 
@@ -325,6 +332,7 @@ FromWorker = (
     | Resumed
     | Overdue
     | Leaving
+    | Stalled
     | Pong
     | Drained
     | NoticeSent

@@ -43,6 +43,7 @@ from td_worker.messages import (
     Ready,
     Resumed,
     RunOutcome,
+    Stalled,
     Suspended,
     Trigger,
     Triggered,
@@ -168,6 +169,7 @@ class RuntimeThread:
             is_busy=inbox.is_busy,
             deadlines=self.deadlines,
             on_late=self._report_late,
+            on_kill=self._report_stalled,
             stalled_after=self._settings.stalled_after,
             kill_after=self._settings.kill_stalled_after,
         )
@@ -335,6 +337,10 @@ class RuntimeThread:
     def _report_late(self, late: Late) -> None:
         """Say that only a kill ends this attempt."""
         self._channel.send(Overdue(run_id=late.run_id, attempt=late.attempt, status=late.status))
+
+    def _report_stalled(self, seconds: float) -> None:
+        """Say why this process is about to end. It is a few bytes: they are in the socket now."""
+        self._channel.send(Stalled(seconds=seconds))
 
     def _require_inbox(self) -> Inbox:
         if self._inbox is None:

@@ -35,6 +35,7 @@ class FakeWorker:
         self.pid = 1000 + number
         self.runs: dict[str, Any] = {}
         self.exit_status = -9
+        self.stuck: str | None = None
         self.assigned: asyncio.Queue[Any] = asyncio.Queue()
         self.channel = self
         self.said: list[Any] = []
