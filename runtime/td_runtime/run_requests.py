@@ -27,6 +27,7 @@ from td_runtime.control_messages import (
     WaitForRun,
 )
 from td_runtime.dispatch import Dispatcher, child_outcome
+from td_runtime.replays import repeat
 from td_runtime.store import Run, RunQuery, RunStore, RunSummary, Status
 from td_worker.messages import TriggerItem
 
@@ -83,7 +84,11 @@ class RunRequests:
     async def _replay(self, request: ReplayRun, by: str) -> Accepted:
         run = await self._find(request.run_id)
 
-        return await self._accept([_repeat(run, request.payload)], by)
+        item = repeat(run)
+        if request.payload is not None:
+            item = msgspec.structs.replace(item, payload=request.payload)
+
+        return await self._accept([item], by)
 
     async def _cancel(self, request: CancelRuns, by: str) -> CanceledRuns:
         if len(request.run_ids) > _MOST_CANCELED:
@@ -177,21 +182,6 @@ def _common(run: RunSummary) -> dict[str, Any]:
     fields["status"] = str(run.status)
 
     return fields
-
-
-def _repeat(run: Run, payload: bytes | None) -> TriggerItem:
-    """Return a request for a run like *run*; what belongs to one time alone is left out."""
-    return TriggerItem(
-        task=run.task,
-        payload=run.payload if payload is None else payload,
-        priority=run.priority,
-        queue=run.queue,
-        concurrency_key=run.concurrency_key,
-        tags=run.tags,
-        max_attempts=run.max_attempts,
-        max_duration=run.max_duration,
-        replay_of=run.id,
-    )
 
 
 def _unknown(run_id: str) -> TriggerError:

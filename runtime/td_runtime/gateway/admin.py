@@ -21,7 +21,7 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Admin:
-    """The admin routes; all but the health check need the secret key."""
+    """The admin routes; all but the health checks need the secret key."""
 
     def __init__(
         self, platform: Platform, *, secret_key: str, allow_faults: bool, journal: Journal
@@ -37,6 +37,8 @@ class Admin:
         faults = self._needs_key(self._needs_faults(self.faults))
         return [
             Route("/healthz", self.health, methods=["GET"]),
+            Route("/livez", self.health, methods=["GET"]),
+            Route("/readyz", self.readiness, methods=["GET"]),
             Route("/platform/v1/ping", self._needs_key(self.health), methods=["GET"]),
             Route("/platform/v1/stats", self._needs_key(self.stats), methods=["GET"]),
             Route("/platform/v1/faults", faults, methods=["GET", "POST", "DELETE"]),
@@ -44,6 +46,14 @@ class Admin:
 
     async def health(self, _request: Request) -> Response:
         """Say that requests are answered."""
+        return _json(200, {"ok": True})
+
+    async def readiness(self, _request: Request) -> Response:
+        """Say whether runs are accepted and records stored, and if not, why."""
+        problem = await self._platform.why_not_ready()
+        if problem is not None:
+            return _json(503, {"ok": False, "error": problem})
+
         return _json(200, {"ok": True})
 
     async def stats(self, _request: Request) -> Response:

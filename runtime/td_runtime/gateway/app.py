@@ -28,7 +28,7 @@ def build_app(platform: Platform, settings: Settings, journal: Journal) -> Guard
                 "/realtime/v1/sessions",
                 app=platform.channels(access, endpoint=endpoint, journal=journal),
             ),
-            Mount("/api/v1", app=platform.api(access)),
+            Mount("/api", app=platform.api(access)),
             *admin.routes(),
         ],
     )

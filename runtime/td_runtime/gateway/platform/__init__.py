@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from td_runtime.gateway.errors import StoreUnavailableError
 from td_runtime.gateway.journal import Journal
 from td_runtime.gateway.platform.access import Access
 from td_runtime.gateway.platform.api import Api
@@ -22,6 +25,7 @@ from td_runtime.gateway.platform.issued_tokens import IssuedTokens
 from td_runtime.gateway.platform.issuer import Issuer
 from td_runtime.gateway.platform.mints import MintLog
 from td_runtime.gateway.platform.parts import Parts
+from td_runtime.gateway.platform.run_batches import RunBatches
 from td_runtime.gateway.platform.runs import Runs
 from td_runtime.gateway.platform.session_routes import SessionRoutes
 from td_runtime.gateway.platform.session_runs import SessionRuns
@@ -36,6 +40,9 @@ from td_runtime.gateway.platform.waitpoint_routes import WaitpointRoutes
 from td_runtime.gateway.platform.waitpoints import Waitpoints
 from td_runtime.gateway.supervisor_link import SupervisorLink
 
+if TYPE_CHECKING:
+    from td_runtime.gateway.platform.run_api import RunApi
+
 __all__ = ["Platform"]
 
 
@@ -46,7 +53,7 @@ class Platform:
         stopping: Set when the gateway ends: open reads break off.
     """
 
-    def __init__(self, storage: Storage, runs: Runs, link: SupervisorLink) -> None:
+    def __init__(self, storage: Storage, data_dir: str) -> None:
         self.stopping = asyncio.Event()
         self.streams = Streams(storage)
         self.tokens = Tokens(storage, self.streams)
@@ -56,9 +63,12 @@ class Platform:
         self.faults = Faults()
         self.sessions = Sessions(storage)
         self.waitpoints = Waitpoints(storage)
+        self.run_batches = RunBatches(storage)
+        self.supervisor = SupervisorLink(data_dir)
         self._storage = storage
-        self._runs = runs
-        self._session_runs = SessionRuns(self.sessions, runs, link)
+        self._run_store = os.path.join(data_dir, "runs.db")
+        self._runs = Runs(self._run_store)
+        self._session_runs = SessionRuns(self.sessions, self._runs, self.supervisor)
         self._parts = Parts(self.streams)
         self._subscriptions = Subscriptions(self.streams, stopping=self.stopping)
 
@@ -69,8 +79,7 @@ class Platform:
         Raises:
             StoreOpenError: The platform's own file cannot be opened.
         """
-        storage = Storage.open(os.path.join(data_dir, "platform.db"))
-        return cls(storage, Runs(os.path.join(data_dir, "runs.db")), SupervisorLink(data_dir))
+        return cls(Storage.open(os.path.join(data_dir, "platform.db")), data_dir)
 
     def control_plane(self, access: Access, *, endpoint: str) -> ControlPlane:
         """The application for ``/realtime/v1/streams``."""
@@ -110,7 +119,7 @@ class Platform:
         )
 
     def api(self, access: Access) -> Api:
-        """The application for ``/api/v1``."""
+        """The application for ``/api``."""
         sessions = SessionRoutes(
             access=access,
             sessions=self.sessions,
@@ -126,7 +135,23 @@ class Platform:
             parts=self._parts,
         )
 
-        return Api(access=access, sessions=sessions, waitpoints=waitpoints, faults=self.faults)
+        return Api(
+            access=access,
+            sessions=sessions,
+            waitpoints=waitpoints,
+            runs=lambda: self._run_api(access),
+            faults=self.faults,
+        )
+
+    def _run_api(self, access: Access) -> RunApi:
+        from td_runtime.gateway.platform.run_api import RunApi
+
+        return RunApi(
+            access=access,
+            store=Path(self._run_store),
+            link=self.supervisor,
+            batches=self.run_batches,
+        )
 
     def stream_store(self, *, secret_key: str) -> StreamStore:
         """The application for ``/v1``."""
@@ -148,7 +173,23 @@ class Platform:
         await self.tokens.forget_expired()
         await self.issued.forget_expired()
         await self.waitpoints.forget_old()
+        await self.run_batches.forget_old()
         return await self.streams.expire(before_ms=int((time.time() - RETENTION_S) * 1000))
+
+    async def why_not_ready(self) -> str | None:
+        """What keeps runs from being accepted and records from being stored; None if nothing."""
+        from td_runtime.control import ControlRefusedError, NotRunningError
+        from td_runtime.control_messages import GetStatus, StatusView
+
+        try:
+            await self._storage.write(lambda _: None)
+            status = await self.supervisor.ask(GetStatus(), StatusView)
+        except StoreUnavailableError as error:
+            return f"the platform's file cannot be written: {error}"
+        except (NotRunningError, ControlRefusedError) as error:
+            return error.what
+
+        return None if status.state == "running" else f"the supervisor is {status.state}"
 
     def stop(self) -> None:
         """Break off the open reads, so that the server can finish."""
@@ -161,5 +202,7 @@ class Platform:
         self.tokens.close()
         self.sessions.close()
         self.waitpoints.close()
+        self.run_batches.close()
+        self.supervisor.close()
         self._runs.close()
         self._storage.close()

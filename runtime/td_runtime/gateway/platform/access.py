@@ -27,6 +27,8 @@ class Caller(msgspec.Struct, frozen=True):
 
     is_secret: bool
     scopes: frozenset[str] = frozenset()
+    is_one_time: bool = False
+    """Good for one run that is triggered."""
 
     def may(self, action: str, resource: str, ids: Iterable[str] = ()) -> bool:
         """Whether it may do ``action`` to any one of these ids of a resource.
@@ -75,7 +77,11 @@ class Access:
         if token.count(".") != 2:
             raise RefusalError(answers.UNAUTHORIZED)
 
-        return Caller(is_secret=False, scopes=_scopes(self._verify(token)))
+        claims = self._verify(token)
+
+        return Caller(
+            is_secret=False, scopes=_scopes(claims), is_one_time=claims.get("otu") is True
+        )
 
     def issue(self, scopes: Iterable[str], *, life_s: float) -> str:
         """Make a public access token.

@@ -1,8 +1,10 @@
-"""The control plane's JSON API: ``/api/v1``, sessions, waits and tokens."""
+"""The control plane's JSON API: runs, sessions, waits and tokens."""
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from td_runtime.gateway.exchange import Exchange, Receive, Reply, Scope, Send, json_reply
 from td_runtime.gateway.platform import answers
@@ -11,11 +13,23 @@ from td_runtime.gateway.platform.faults import Faults
 from td_runtime.gateway.platform.session_routes import SessionRoutes
 from td_runtime.gateway.platform.waitpoint_routes import WaitpointRoutes
 
+if TYPE_CHECKING:
+    from td_runtime.gateway.platform.run_api import RunApi
+
 PREFIX: Final = "/api/v1/"
+RUN_PREFIXES: Final = ("/api/v1/", "/api/v2/", "/api/v3/")
 
 
 class Api:
-    """ASGI application below ``/api/v1``."""
+    """ASGI application below ``/api``.
+
+    Args:
+        access: Who may do what.
+        sessions: Answers about sessions.
+        waitpoints: Answers about waits.
+        runs: Makes who answers about runs; called with the first request for one.
+        faults: What is to go wrong.
+    """
 
     def __init__(
         self,
@@ -23,11 +37,14 @@ class Api:
         access: Access,
         sessions: SessionRoutes,
         waitpoints: WaitpointRoutes,
+        runs: Callable[[], RunApi],
         faults: Faults,
     ) -> None:
         self._access = access
         self._sessions = sessions
         self._waitpoints = waitpoints
+        self._make_runs = runs
+        self._runs: RunApi | None = None
         self._faults = faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,9 +67,23 @@ class Api:
                 return await self._waitpoints.handle(exchange, rest)
             case ["auth", "jwt", "claims"]:
                 return self._claims(exchange)
-        self._access.identify(exchange)
+        reply = await self._handle_runs(exchange)
+        if reply is None:
+            self._access.identify(exchange)
 
-        return answers.NOT_FOUND
+        return reply or answers.NOT_FOUND
+
+    async def _handle_runs(self, exchange: Exchange) -> Reply | None:
+        for prefix in RUN_PREFIXES:
+            path = exchange.segments(prefix)
+            if exchange.raw_path.startswith(prefix) and path[0] in {"runs", "tasks", "batches"}:
+                if self._runs is None:
+                    # It imports much: on the loop it would hold up every other request.
+                    made = await asyncio.to_thread(self._make_runs)
+                    self._runs = self._runs or made
+                return await self._runs.handle(exchange, path)
+
+        return None
 
     def _claims(self, exchange: Exchange) -> Reply:
         """What a holder of the secret key puts into the tokens that it signs itself."""

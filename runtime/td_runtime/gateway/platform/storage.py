@@ -107,6 +107,23 @@ CREATE INDEX waitpoints_by_stream ON waitpoints (stream) WHERE completed_at IS N
 CREATE INDEX waitpoints_by_key ON waitpoints (idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 """,
+    """
+CREATE TABLE run_batches (
+    id TEXT PRIMARY KEY,
+    run_count INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    idempotency_key TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX run_batches_by_key ON run_batches (idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+CREATE TABLE run_batch_items (
+    batch_id TEXT NOT NULL,
+    "index" INTEGER NOT NULL,
+    run_id TEXT NOT NULL,
+    PRIMARY KEY (batch_id, "index")
+) STRICT, WITHOUT ROWID;
+CREATE INDEX run_batch_items_by_run ON run_batch_items (run_id);
+""",
 )
 SCHEMA_VERSION: Final = len(_SCRIPTS)
 
