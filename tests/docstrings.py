@@ -12,10 +12,10 @@ import ast
 import asyncio
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,19 @@ class Example:
         return self.name
 
 
-def find_examples(module: ModuleType) -> list[Example]:
-    """Return the examples of a module, of its public names and of their public methods."""
+def find_examples(
+    module: ModuleType, *, names: Iterable[str] | None = None, beside: ModuleType | None = None
+) -> list[Example]:
+    """Return the examples of a module, of its public names and of their public methods.
+
+    Args:
+        module: Where to look.
+        names: Its public names, if `__all__` does not say.
+        beside: A module whose names are left out where they are the very same.
+    """
     return [
         Example(name=f"{name}-{number}", code=code)
-        for name, text in _docstrings(module)
+        for name, text in _docstrings(module, names, beside)
         for number, code in enumerate(
             re.findall(r"^```python\n(.+?)^```$", inspect.cleandoc(text), re.DOTALL | re.MULTILINE)
         )
@@ -48,28 +56,52 @@ def find_unexampled(module: ModuleType) -> list[str]:
     return [
         name
         for name in module.__all__
-        if callable(getattr(module, name))
+        if not _is_type_alias(getattr(module, name))
         and not any(found == name or found.startswith(f"{name}.") for found in examples)
     ]
 
 
-def run_example(example: Example, names: dict[str, Any]) -> dict[str, Any]:
-    """Execute an example, which may await, among `names`; return them with what it has bound."""
+def run_example(
+    example: Example, names: dict[str, Any], *, on_loop: bool = False
+) -> dict[str, Any]:
+    """Execute an example, which may await, among `names`; return them with what it has bound.
+
+    Args:
+        example: What to execute.
+        names: What it may take for given.
+        on_loop: Execute it on an event loop, even if it does not await.
+    """
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     code = compile(example.code, f"<example {example}>", "exec", flags=flags)
-    result = eval(code, names)
-    if inspect.iscoroutine(result):
-        asyncio.run(result)
+
+    async def execute() -> None:
+        result = eval(code, names)
+        if inspect.iscoroutine(result):
+            await result
+
+    if on_loop or code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(execute())
+    else:
+        eval(code, names)
 
     return names
 
 
-def _docstrings(module: ModuleType) -> Iterator[tuple[str, str]]:
+def _docstrings(
+    module: ModuleType, names: Iterable[str] | None, beside: ModuleType | None
+) -> Iterator[tuple[str, str]]:
     yield module.__name__, module.__doc__ or ""
-    for name in module.__all__:
+    for name in module.__all__ if names is None else names:
         public = getattr(module, name)
+        if beside is not None and public is getattr(beside, name, None):
+            continue
         yield name, getattr(public, "__doc__", None) or ""
-        if inspect.isclass(public):
-            for member, value in vars(public).items():
+        if not inspect.isroutine(public) and not _is_type_alias(public):
+            owner = public if inspect.isclass(public) else type(public)
+            for member, value in vars(owner).items():
                 if not member.startswith("_") and (text := getattr(value, "__doc__", None)):
                     yield f"{name}.{member}", text
+
+
+def _is_type_alias(public: object) -> bool:
+    return get_origin(public) is not None

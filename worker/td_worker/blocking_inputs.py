@@ -37,7 +37,15 @@ log = structlog.get_logger()
 
 
 class Input:
-    """What comes in, for plain `def` tasks; see `td_worker.inputs.Input`."""
+    """
+    What comes in, for plain `def` tasks; see `td_worker.inputs.Input`.
+
+    ```python
+    in_ = sessions.open("order-17").in_
+    subscription = in_.on(lambda message: message.get("type") == "stop")
+    subscription.off()
+    ```
+    """
 
     def __init__(self, source: InputSource) -> None:
         self._source = source
@@ -136,7 +144,15 @@ class Input:
 
 
 class InputStream(Input):
-    """What clients send to a run; made by `streams.input`."""
+    """
+    What clients send to a run; made by `streams.input`.
+
+    ```python
+    approvals = streams.input("approvals")
+    decision = approvals.once(timeout=30).unwrap()
+    approvals.send(run_id, decision)
+    ```
+    """
 
     def __init__(self, stream_id: str) -> None:
         super().__init__(RunInputs(stream_id))

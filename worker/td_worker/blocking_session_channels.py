@@ -27,7 +27,16 @@ __all__ = ["SessionChannel", "SessionHandle", "SessionIn", "SessionOut"]
 
 
 class SessionOut:
-    """See `td_worker.sessions.SessionOut`."""
+    """
+    See `td_worker.sessions.SessionOut`.
+
+    ```python
+    out = sessions.open("order-17").out
+    with out.writer() as w:
+        w.write({"type": "text", "text": "Hello"})
+    out.write_control("turn-complete")
+    ```
+    """
 
     def __init__(self, side: ChannelSide) -> None:
         self._side = side
@@ -97,7 +106,15 @@ class SessionOut:
 
 
 class SessionIn(Input):
-    """See `td_worker.sessions.SessionIn`."""
+    """
+    See `td_worker.sessions.SessionIn`.
+
+    ```python
+    in_ = sessions.open("order-17").in_
+    in_.send({"text": "hi"})
+    message = in_.wait(timeout=3600).unwrap()
+    ```
+    """
 
     def __init__(self, side: ChannelSide) -> None:
         super().__init__(side)
@@ -117,7 +134,14 @@ class SessionIn(Input):
 
 
 class SessionChannel:
-    """A named channel of a session, beside its own; made by `SessionHandle.channel`."""
+    """
+    A named channel of a session, beside its own; made by `SessionHandle.channel`.
+
+    ```python
+    logs = sessions.open("order-17").channel("logs")
+    logs.out.append({"line": "connected"})
+    ```
+    """
 
     def __init__(self, session_id: str, name: str) -> None:
         self.name = name
@@ -126,7 +150,15 @@ class SessionChannel:
 
 
 class SessionHandle:
-    """See `td_worker.sessions.SessionHandle`."""
+    """
+    See `td_worker.sessions.SessionHandle`.
+
+    ```python
+    session = sessions.open("order-17")
+    question = session.in_.once(timeout=30).output
+    session.out.append({"answer": question})
+    ```
+    """
 
     def __init__(self, session_id: str) -> None:
         self.id = check_session_id(session_id)

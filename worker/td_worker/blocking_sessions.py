@@ -71,7 +71,13 @@ __all__ = [
 
 
 def open(session_id: str) -> SessionHandle:  # noqa: A001  the official SDK's word
-    """Return a session to write to and to read from; see `td_worker.sessions.open`."""
+    """
+    Return a session to write to and to read from; see `td_worker.sessions.open`.
+
+    ```python
+    session = sessions.open("order-17")
+    ```
+    """
     return SessionHandle(session_id)
 
 
@@ -85,7 +91,13 @@ def start(
     metadata: dict[str, Any] | None = None,
     expires_at: datetime | None = None,
 ) -> StartedSession:
-    """Start a session and its first run; see `td_worker.sessions.start`."""
+    """
+    Start a session and its first run; see `td_worker.sessions.start`.
+
+    ```python
+    session = sessions.start("support", "answer", external_id="order-17")
+    ```
+    """
     refuse_on_event_loop("sessions.start")
     body = start_body(
         type,
@@ -101,7 +113,13 @@ def start(
 
 
 def retrieve(session_id: str) -> Session:
-    """Return what is known of a session; see `td_worker.sessions.retrieve`."""
+    """
+    Return what is known of a session; see `td_worker.sessions.retrieve`.
+
+    ```python
+    session = sessions.retrieve("order-17")
+    ```
+    """
     refuse_on_event_loop("sessions.retrieve")
 
     return ask("GET", session_path(session_id), Session).result()
@@ -113,7 +131,13 @@ def update(
     tags: Iterable[str] | msgspec.UnsetType = msgspec.UNSET,
     metadata: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> Session:
-    """Change what is kept with a session; see `td_worker.sessions.update`."""
+    """
+    Change what is kept with a session; see `td_worker.sessions.update`.
+
+    ```python
+    sessions.update("order-17", tags=["vip"])
+    ```
+    """
     refuse_on_event_loop("sessions.update")
     body = update_body(tags, metadata)
 
@@ -121,7 +145,13 @@ def update(
 
 
 def close(session_id: str, *, reason: str | None = None) -> Session:
-    """End a session, for good; see `td_worker.sessions.close`."""
+    """
+    End a session, for good; see `td_worker.sessions.close`.
+
+    ```python
+    sessions.close("order-17", reason="delivered")
+    ```
+    """
     refuse_on_event_loop("sessions.close")
     path, body = session_path(session_id, "/close"), close_body(reason)
 
@@ -139,7 +169,14 @@ def list(  # noqa: A001  the official SDK's word
     created_to: datetime | None = None,
     page_size: int | None = None,
 ) -> Generator[Session, None, None]:
-    """Return all sessions that fit every filter given; see `td_worker.sessions.list`."""
+    """
+    Return all sessions that fit every filter given; see `td_worker.sessions.list`.
+
+    ```python
+    for session in sessions.list(status="ACTIVE", task="answer"):
+        print(session.id)
+    ```
+    """
     refuse_on_event_loop("sessions.list")
     after: str | None = None
     size, tags = page_size_of(page_size), tuple(tags)

@@ -19,7 +19,13 @@ __all__ = [
 
 
 def trigger(task_id: str, payload: Any = None, *, idempotency_key: str | None = None) -> RunHandle:
-    """Ask for a run; see :func:`td_worker.tasks.trigger`."""
+    """
+    Ask for a run; see :func:`td_worker.tasks.trigger`.
+
+    ```python
+    handle = tasks.trigger("child", {"page": 1}, idempotency_key="page-1")
+    ```
+    """
     refuse_on_event_loop("tasks.trigger")
     future = tasks.start_trigger(task_id, [payload], idempotency_key=idempotency_key)
 
@@ -27,21 +33,40 @@ def trigger(task_id: str, payload: Any = None, *, idempotency_key: str | None = 
 
 
 def batch_trigger(task_id: str, payloads: Iterable[Any]) -> list[RunHandle]:
-    """Ask for one run per payload; see :func:`td_worker.tasks.batch_trigger`."""
+    """
+    Ask for one run per payload; see :func:`td_worker.tasks.batch_trigger`.
+
+    ```python
+    handles = tasks.batch_trigger("child", [1, 2, 3])
+    ```
+    """
     refuse_on_event_loop("tasks.batch_trigger")
 
     return tasks.handles(task_id, tasks.start_trigger(task_id, list(payloads)).result())
 
 
 def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
-    """Trigger a child and wait for it; see :func:`td_worker.tasks.trigger_and_wait`."""
+    """
+    Trigger a child and wait for it; see :func:`td_worker.tasks.trigger_and_wait`.
+
+    ```python
+    output = tasks.trigger_and_wait("child", 1).unwrap()
+    ```
+    """
     refuse_on_event_loop("tasks.trigger_and_wait")
 
     return _wait_for(task_id, [payload], Wait(type="task", ids=(task_id,)))[0]
 
 
 def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[RunResult]:
-    """Trigger children and wait for all; see :func:`td_worker.tasks.batch_trigger_and_wait`."""
+    """
+    Trigger children and wait for all; see :func:`td_worker.tasks.batch_trigger_and_wait`.
+
+    ```python
+    results = tasks.batch_trigger_and_wait("child", [1, 2, 3])
+    outputs = [result.output for result in results if result.ok]
+    ```
+    """
     refuse_on_event_loop("tasks.batch_trigger_and_wait")
 
     return _wait_for(task_id, list(payloads), Wait(type="batch", ids=(task_id,)))

@@ -349,6 +349,14 @@ def is_cancelled() -> bool:
     Whether the current attempt is to end: canceled, over its time, or its worker is draining.
 
     For plain `def` tasks, which nobody can interrupt: look now and then, and return.
+
+    ```python
+    def import_rows(rows):
+        for row in rows:
+            if context.is_cancelled():
+                return
+            print(row)
+    ```
     """
     return current().cancelled.is_set()
 

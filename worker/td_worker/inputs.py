@@ -181,7 +181,15 @@ class Input:
 
 
 class InputStream(Input):
-    """What clients send to a run; made by `streams.input`."""
+    """
+    What clients send to a run; made by `streams.input`.
+
+    ```python
+    approvals = streams.input("approvals")
+    decision = (await approvals.once(timeout=30)).unwrap()
+    await approvals.send(run_id, decision)
+    ```
+    """
 
     def __init__(self, stream_id: str) -> None:
         super().__init__(RunInputs(stream_id))

@@ -1,10 +1,10 @@
 """Trigger other runs from inside a run: ``from td_worker import tasks``.
 
-Example::
-
-    async def parent(payload):
-        results = await tasks.batch_trigger_and_wait("child", [1, 2, 3])
-        return [result.unwrap() for result in results]
+```python
+async def parent(payload):
+    results = await tasks.batch_trigger_and_wait("child", [1, 2, 3])
+    return [result.unwrap() for result in results]
+```
 
 While a parent waits for its children it frees its place in the worker (rule R9). Should the parent
 start over, the children that it triggered with ``…_and_wait`` are found again, not started twice.
@@ -38,7 +38,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunHandle:
-    """A run that was accepted: it will be executed at least once, whatever dies (R1)."""
+    """
+    A run that was accepted: it will be executed at least once, whatever dies (R1).
+
+    ```python
+    handle = await tasks.trigger("child", 1)
+    print(handle.id)
+    ```
+    """
 
     id: str
     task: str
@@ -46,7 +53,14 @@ class RunHandle:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended that was waited for."""
+    """
+    How a run ended that was waited for.
+
+    ```python
+    result = await tasks.trigger_and_wait("child", 1)
+    print(result.output if result.ok else result.error)
+    ```
+    """
 
     id: str
     task: str
@@ -77,6 +91,10 @@ async def trigger(
 ) -> RunHandle:
     """Ask for a run of *task_id* and return as soon as it is durably accepted.
 
+    ```python
+    handle = await tasks.trigger("child", {"page": 1}, idempotency_key="page-1")
+    ```
+
     Args:
         task_id: Id of a task in the config file.
         payload: Anything JSON can say; dataclasses and msgspec structs too.
@@ -94,6 +112,10 @@ async def trigger(
 async def batch_trigger(task_id: str, payloads: Iterable[Any]) -> list[RunHandle]:
     """Ask for one run of *task_id* per payload; all are accepted, or none.
 
+    ```python
+    handles = await tasks.batch_trigger("child", [1, 2, 3])
+    ```
+
     Raises:
         TriggerRefusedError: As :func:`trigger`.
     """
@@ -103,6 +125,10 @@ async def batch_trigger(task_id: str, payloads: Iterable[Any]) -> list[RunHandle
 async def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
     """Trigger a child run and wait for its outcome; a child that failed is a result, not raised.
 
+    ```python
+    output = (await tasks.trigger_and_wait("child", 1)).unwrap()
+    ```
+
     Raises:
         TriggerRefusedError: As :func:`trigger`.
     """
@@ -111,6 +137,11 @@ async def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
 
 async def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[RunResult]:
     """Trigger one child run per payload and wait for all; results in the order of *payloads*.
+
+    ```python
+    results = await tasks.batch_trigger_and_wait("child", [1, 2, 3])
+    outputs = [result.output for result in results if result.ok]
+    ```
 
     Raises:
         TriggerRefusedError: As :func:`trigger`.

@@ -9,6 +9,7 @@ import pytest
 
 from td_worker import streams
 from td_worker.streams import blocking
+from td_worker.testing import FakePlatform
 from tests.docstrings import Example, find_examples, find_unexampled, run_example
 from tests.integration.streams.conftest import RUN
 
@@ -33,6 +34,12 @@ def names(model: Any) -> dict[str, Any]:
     return {"model": model, "prompt": "hello", "run_id": RUN}
 
 
+@pytest.fixture(autouse=True)
+def decision(platform: FakePlatform) -> None:
+    """Somebody has approved: an example waits for it."""
+    platform.sessions.send_input(RUN, "approvals", True)
+
+
 @pytest.mark.parametrize("example", find_examples(streams), ids=str)
 def test_an_async_example_runs(execution, example: Example):
     """Every example is a task's code, and imports nothing but what it shows."""
@@ -47,4 +54,4 @@ def test_a_plain_example_runs(execution, example: Example):
 
 def test_each_public_name_has_an_example():
     """A name without one would be described and never shown."""
-    assert find_unexampled(streams) == []
+    assert find_unexampled(streams) == find_unexampled(blocking) == []

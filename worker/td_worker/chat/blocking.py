@@ -73,7 +73,14 @@ class Written:
 
 
 class ChatResponse:
-    """`chat.response`; see `td_worker.chat`."""
+    """
+    `chat.response`; see `td_worker.chat`.
+
+    ```python
+    written = chat.response.write({"type": "data-step", "data": 1})
+    written.wait()
+    ```
+    """
 
     def write(self, chunk: object) -> Written:
         """
@@ -94,7 +101,14 @@ class ChatResponse:
 
 
 class ChatStream:
-    """`chat.stream`; see `td_worker.chat`."""
+    """
+    `chat.stream`; see `td_worker.chat`.
+
+    ```python
+    chat.stream.pipe([{"type": "data-step", "data": n} for n in range(3)]).wait()
+    seq = chat.stream.append({"type": "data-done"})
+    ```
+    """
 
     def pipe(self, source: Iterable[Any]) -> StreamHandle:
         """Stream all that `source` yields, in a thread of its own; see `td_worker.chat`."""
@@ -125,7 +139,15 @@ class ChatStream:
 
 
 class ChatMessages:
-    """`chat.messages`; see `td_worker.chat`."""
+    """
+    `chat.messages`; see `td_worker.chat`.
+
+    ```python
+    more = chat.messages.once(timeout=5)
+    if more.ok:
+        print(more.output.message)
+    ```
+    """
 
     def once(self, *, timeout: float | None = None) -> InputResult:
         """Take the next message, which then gets no turn; see `td_worker.chat`."""
@@ -170,6 +192,11 @@ def bind(chat_id: str) -> Iterator[BoundChat]:
     """
     Serve a chat inside any plain `def` task; see `td_worker.chat.bind`.
 
+    ```python
+    with chat.bind("chat-17"):
+        chat.response.write({"type": "data-note", "data": "from any task"})
+    ```
+
     Raises:
         NotInTaskError: No task is running.
         BlockingCallError: An event loop runs in this thread: use `td_worker.chat` there.
@@ -185,7 +212,15 @@ def bind(chat_id: str) -> Iterator[BoundChat]:
 
 
 def create_stop_signal() -> StopSignal:
-    """Return a signal that is set whenever a client asks to stop; see `td_worker.chat`."""
+    """
+    Return a signal that is set whenever a client asks to stop; see `td_worker.chat`.
+
+    ```python
+    with chat.bind("chat-17"):
+        signal = chat.create_stop_signal()
+        signal.reset()  # before each answer
+    ```
+    """
     refuse_on_event_loop("chat.create_stop_signal")
     signal = StopSignal()
     bound_chat("chat.create_stop_signal").on_runtime(

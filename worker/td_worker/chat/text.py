@@ -48,7 +48,15 @@ async def text_chunks(
 def text_chunks_blocking(
     pieces: Iterable[str | None], *, message_id: str | None = None
 ) -> Generator[Chunk, None, None]:
-    """Yield the UI-message chunks of an answer that is plain text; see `td_worker.chat.text`."""
+    """
+    Yield the UI-message chunks of an answer that is plain text; see `td_worker.chat.text`.
+
+    ```python
+    @chat.agent
+    def answer(turn):
+        yield from chat.text(["Hel", "lo"])
+    ```
+    """
     frame = _Frame(message_id)
     yield from frame.opening()
     for piece in pieces:

@@ -57,7 +57,6 @@ __all__ = [
     "input",
     "pipe",
     "read",
-    "start_pipe",
     "writer",
 ]
 
@@ -65,7 +64,15 @@ Write = Callable[[object], None]
 
 
 class Writer(WriterFace):
-    """See `td_worker.streams.Writer`; use it with `with`."""
+    """
+    See `td_worker.streams.Writer`; use it with `with`.
+
+    ```python
+    with streams.writer("progress") as w:
+        w.write({"step": 1})
+        w.flush()
+    ```
+    """
 
     def write(self, chunk: object) -> None:
         """Accept one chunk into the buffer; blocks while the buffer is full."""
@@ -116,7 +123,14 @@ class Writer(WriterFace):
 
 
 class StreamHandle(HandleFace):
-    """See `td_worker.streams.StreamHandle`."""
+    """
+    See `td_worker.streams.StreamHandle`.
+
+    ```python
+    handle = streams.pipe("answer", model.stream(prompt))
+    last_event_id = handle.wait()
+    ```
+    """
 
     @property
     def stream(self) -> Generator[Any, None, None]:
@@ -130,7 +144,14 @@ class StreamHandle(HandleFace):
 
 @dataclass(frozen=True, slots=True)
 class DefinedStream:
-    """The calls of this module bound to one stream key; made by `define`."""
+    """
+    The calls of this module bound to one stream key; made by `define`.
+
+    ```python
+    progress = streams.define("progress")
+    progress.append({"step": 1})
+    ```
+    """
 
     id: str
 
@@ -157,14 +178,29 @@ class DefinedStream:
 
 
 def input(id: str) -> InputStream:  # noqa: A001, A002  the official SDK's word
-    """See `td_worker.streams.input`."""
+    """
+    See `td_worker.streams.input`.
+
+    ```python
+    approvals = streams.input("approvals")
+    decision = approvals.once(timeout=30).unwrap()
+    ```
+    """
     from td_worker.blocking_inputs import InputStream  # which imports this package
 
     return InputStream(id)
 
 
 def define(id: str) -> DefinedStream:  # noqa: A002  the official SDK's word
-    """See `td_worker.streams.define`."""
+    """
+    See `td_worker.streams.define`.
+
+    ```python
+    progress = streams.define("progress")
+    with progress.writer(target="root") as w:
+        w.write({"step": 1})
+    ```
+    """
     return DefinedStream(check_key(id))
 
 
@@ -181,14 +217,30 @@ def pipe(
 def pipe(
     first: Any, second: Any = MISSING, /, *, target: str | None = None, mirror: bool = False
 ) -> StreamHandle:
-    """See `td_worker.streams.pipe`; a plain iterable, streamed in a thread of its own."""
+    """
+    See `td_worker.streams.pipe`; a plain iterable, streamed in a thread of its own.
+
+    ```python
+    with_a_key = streams.pipe("answer", model.stream(prompt))
+    without = streams.pipe(model.stream(prompt), mirror=True)
+    tokens = list(without.stream)
+    ```
+    """
     lane, source = open_pipe(first, second, target, check=check_plain_source)
 
     return start_pipe(lane, source, mirror=mirror)
 
 
 def writer(key: str = DEFAULT_KEY, *, target: str | None = None) -> Writer:
-    """See `td_worker.streams.writer`; use it with `with`."""
+    """
+    See `td_worker.streams.writer`; use it with `with`.
+
+    ```python
+    with streams.writer("progress") as w:
+        for step in range(3):
+            w.write({"step": step})
+    ```
+    """
     return Writer(open_to_write(key, target, blocks=True))
 
 
@@ -199,7 +251,13 @@ def append(key: str, value: object, /, *, target: str | None = None) -> int: ...
 
 
 def append(first: Any, second: Any = MISSING, /, *, target: str | None = None) -> int:
-    """See `td_worker.streams.append`; blocks until the record is acked."""
+    """
+    See `td_worker.streams.append`; blocks until the record is acked.
+
+    ```python
+    seq = streams.append("log", {"text": "one record, acked"})
+    ```
+    """
     return _append(*open_to_append(first, second, target, blocks=True))
 
 
@@ -210,7 +268,15 @@ def read(
     start_index: int | None = None,
     timeout: float | timedelta = 60,
 ) -> Generator[Any, None, None]:
-    """See `td_worker.streams.read`; wrap it into `contextlib.closing` to stop early."""
+    """
+    See `td_worker.streams.read`; wrap it into `contextlib.closing` to stop early.
+
+    ```python
+    streams.append("log", "something to read")
+    for chunk in streams.read(run_id, "log", timeout=1):
+        print(chunk)
+    ```
+    """
     return _each(open_feed(run_id, key, start_index=start_index, timeout=timeout, blocks=True))
 
 
