@@ -5,7 +5,7 @@ What a call returns is asserted, so that a public name that turns into `Any` fai
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -177,6 +177,33 @@ async def keep_sessions(payload: str) -> str | None:
     return assert_type(closed.closed_reason, str | None)
 
 
+async def hand_over(payload: str) -> sessions.SessionChannel:
+    """Start a session, look at what is there, and go on behind it."""
+    started = await sessions.start("support", "answer", external_id=payload)
+    assert_type(started.run_id, str)
+    assert_type(started.public_access_token, str)
+    assert_type(started.is_cached, bool)
+    assert_type(started.tags, tuple[str, ...])
+    assert_type(started.trigger_config, sessions.TriggerConfig | None)
+    session = assert_type(sessions.open(started.id), sessions.SessionHandle)
+    incoming = assert_type(session.in_, sessions.SessionIn)
+    assert_type(session.out, sessions.SessionOut)
+    found = assert_type(await session.out.records(), list[sessions.Record | sessions.Control])
+    for record in found:
+        if isinstance(record, sessions.Control):
+            assert_type(record.headers, Mapping[str, str])
+        else:
+            assert_type(record.timestamp, int)
+    incoming.resume_after(max(record.seq_num for record in found))
+    incoming.ignore_until(1_700_000_000_000)
+    heard = incoming.on_record(lambda record: record.seq_num > 5)
+    assert_type(heard, sessions.Subscription)
+    assert_type(await incoming.once(timeout=1), sessions.InputResult)
+    await session.out.reset()
+
+    return assert_type(session.channel("logs"), sessions.SessionChannel)
+
+
 async def approve(payload: str) -> object:
     """Wait for a client's word, and pass it on."""
 
@@ -241,6 +268,29 @@ assert_type(converse, chat.Agent)
 assert_type(converse_blocking, chat.Agent)
 
 
+@chat.agent
+async def take_part(turn: chat.Turn) -> AsyncIterator[object]:
+    """Look at all that a turn has, and listen beside it."""
+    assert_type(turn.session, sessions.SessionHandle)
+    assert_type(turn.messages, list[chat.UIMessage])
+    assert_type(turn.stopped, bool)
+    assert_type(turn.continuation, bool)
+    assert_type(turn.previous_run_id, str | None)
+    heard = chat.messages.on(lambda message: message.trigger == "action")
+    assert_type(heard, chat.Observing)
+    turn.stop.on_stop(heard.off)
+    waited = await chat.messages.wait_with_idle_timeout(30, timeout=3600)
+    assert_type(waited, sessions.InputResult)
+    found = chat.stream.read(last_event_id=turn.last_event_id)
+    assert_type(found, AsyncGenerator[Any, None])
+    async with aclosing(found):
+        async for chunk in found:
+            yield chunk
+    async with chat.stream.writer() as writer:
+        assert_type(writer, streams.Writer)
+        await writer.write({"type": "finish"})
+
+
 async def announce(payload: str) -> None:
     """Write to a chat from any task."""
     async with chat.bind(payload):
@@ -296,6 +346,46 @@ def serve_session_blocking(payload: dict[str, str]) -> list[object]:
     assert_type(found, Generator[Any, None, None])
 
     return list(found)
+
+
+def hand_over_blocking(payload: str) -> sync.sessions.SessionChannel:
+    """Look at what a session has, and go on behind it, without asyncio."""
+    session = assert_type(sync.sessions.open(payload), sync.sessions.SessionHandle)
+    incoming = assert_type(session.in_, sync.sessions.SessionIn)
+    assert_type(session.out, sync.sessions.SessionOut)
+    found = session.out.records(after=4)
+    assert_type(found, list[sync.sessions.Record | sync.sessions.Control])
+    incoming.resume_after(5)
+    assert_type(incoming.on(print), sync.sessions.Subscription)
+    more = incoming.wait_with_idle_timeout(30, timeout=3600, skip_suspend=True)
+    assert_type(more, sync.sessions.InputResult)
+    assert_type(session.out.trim_to(5), int)
+    session.out.reset()
+    assert_type(sync.sessions.retrieve(payload), sync.sessions.Session)
+    assert_type(sync.sessions.update(payload, tags=["vip"]), sync.sessions.Session)
+    assert_type(sync.sessions.close(payload, reason="done"), sync.sessions.Session)
+    sync.streams.input("approvals").send(context.run.id, {"yes": True})
+
+    return assert_type(session.channel("logs"), sync.sessions.SessionChannel)
+
+
+def serve_chat_blocking(payload: str) -> object:
+    """Serve a chat from a plain task of any kind."""
+    with sync.chat.bind(payload):
+        signal = assert_type(sync.chat.create_stop_signal(), sync.chat.StopSignal)
+        signal.reset()
+        assert_type(sync.chat.stream.pipe(["a", "b"]), sync.streams.StreamHandle)
+        assert_type(sync.chat.stream.append({"type": "finish"}), int)
+        with sync.chat.stream.writer() as writer:
+            assert_type(writer, sync.streams.Writer)
+        found = sync.chat.stream.read(timeout=1)
+        assert_type(found, Generator[Any, None, None])
+        assert_type(sync.chat.messages.peek(), sync.chat.ChatPayload | None)
+        result = sync.chat.messages.wait(timeout=60)
+        if sync.chat.is_stopped():
+            sync.chat.end_run()
+
+        return result.output
 
 
 def fan_out_blocking(payload: list[str]) -> object:
