@@ -170,7 +170,7 @@ class Executor:
     async def _outcome(self, attempt: Lifecycle) -> RunOutcome:
         run = attempt.assigned
         end = await attempt.run()
-        lost = await self._drain_streams(attempt) if attempt.execution.has_streams else 0
+        lost = await self._drain_streams(attempt)
         if lost and end.status == "COMPLETED" and self._tasks[run.task].spec.fail_on_stream_loss:
             end = attempt.fail(StreamLossError(lost))
         self._deadlines.clear(run.id, run.attempt)

@@ -126,6 +126,8 @@ class StreamClient:
         Returns:
             How many records were lost.
         """
+        if not execution.has_streams:
+            return 0
         streams = len(execution.opened)
         lost = await execution.opened.drain(timeout)
         if streams:
