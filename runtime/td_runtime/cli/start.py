@@ -1,11 +1,13 @@
 """``td-runtime start``."""
 
+import contextlib
 import os
 from typing import Annotated
 
 import typer
 
 from td_runtime.cli.options import ConfigOption, load
+from td_runtime.config import Config
 
 __all__ = ["start"]
 
@@ -14,6 +16,10 @@ def start(
     config: ConfigOption = None,
     allow_faults: Annotated[
         bool, typer.Option("--allow-faults", help="Let `platform fault` break things, for tests.")
+    ] = False,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", help="Reload when task code or the config file changes."),
     ] = False,
     owner_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     log_to_stderr: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -28,9 +34,18 @@ def start(
 
     if owner_fd is not None:
         os.set_inheritable(owner_fd, False)
-    Supervisor(
-        load(config),
+    loaded = load(config)
+    supervisor = Supervisor(
+        loaded,
         log_to=2 if log_to_stderr else 1,
         allow_faults=allow_faults,
         owner_fd=owner_fd,
-    ).run()
+    )
+    with _reloading(loaded) if reload else contextlib.nullcontext():
+        supervisor.run()
+
+
+def _reloading(config: Config) -> contextlib.AbstractContextManager[None]:
+    from td_runtime.reloader import reloading_on_changes
+
+    return reloading_on_changes(config)
