@@ -15,7 +15,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NoReturn, TypeVar
+from typing import Final, Literal, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -71,6 +71,9 @@ class HeaderRecord:
 
 Appended = bytes | HeaderRecord
 """What one append takes: UTF-8 bodies, which cost nothing more, and records with headers."""
+
+
+_PLAIN: Final = {bytes}
 
 
 class _Record(msgspec.Struct, gc=False):
@@ -236,9 +239,10 @@ def _error_body(answer: bytes) -> _ErrorBody:
 
 def _append_of(records: Sequence[Appended]) -> tuple[_Append, _Format]:
     """Return the request and how its texts are encoded; bodies that are no text need base64."""
-    plain = [record for record in records if isinstance(record, bytes)]
-    if len(plain) == len(records):
-        return _Append([_Record(record.decode()) for record in plain]), "raw"
+    if set(map(type, records)) == _PLAIN:
+        return _Append(
+            [_Record(record.decode()) for record in cast("Sequence[bytes]", records)]
+        ), "raw"
     if all(isinstance(record, bytes) or not record.body for record in records):
         return _Append([_raw(record) for record in records]), "raw"
 

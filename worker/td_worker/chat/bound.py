@@ -17,7 +17,7 @@ from td_worker.context import Execution
 from td_worker.errors import NotInChatError
 from td_worker.session_calls import ChannelSide
 
-__all__ = ["BoundChat", "ChatSession", "bound_chat", "serving"]
+__all__ = ["BoundChat", "ChatSession", "bound_chat", "served_chat", "serving"]
 
 T = TypeVar("T")
 
@@ -105,17 +105,17 @@ class BoundChat:
         return self.on_runtime(Mailbox.close)
 
 
-_bound: ContextVar[BoundChat] = ContextVar("td_worker_chat")
+served_chat: ContextVar[BoundChat] = ContextVar("td_worker_chat")
 
 
 @contextmanager
 def serving(bound: BoundChat) -> Iterator[BoundChat]:
     """Make `bound` the chat of the block."""
-    token = _bound.set(bound)
+    token = served_chat.set(bound)
     try:
         yield bound
     finally:
-        _bound.reset(token)
+        served_chat.reset(token)
 
 
 def bound_chat(what: str) -> BoundChat:
@@ -128,7 +128,7 @@ def bound_chat(what: str) -> BoundChat:
     Raises:
         NotInChatError: It serves none.
     """
-    bound = _bound.get(None)
+    bound = served_chat.get(None)
     if bound is None:
         raise NotInChatError(what)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import structlog
 
-from td_worker.chat.bound import BoundChat, bound_chat
+from td_worker.chat.bound import BoundChat, bound_chat, served_chat
 from td_worker.chat.conversation import suspended
 from td_worker.chat.inbox import Pending
 from td_worker.chat.mailbox import Offer
 from td_worker.chat.payload import ChatPayload
 from td_worker.chat.response import WriteHandle
-from td_worker.errors import InputTimeoutError, WaitpointTimeoutError
+from td_worker.errors import InputTimeoutError, NotInChatError, WaitpointTimeoutError
 from td_worker.inputs import InputResult
 from td_worker.session_calls import Control
 from td_worker.session_channels import SessionOut
@@ -55,7 +55,14 @@ class ChatResponse:
         Raises:
             NotInChatError: The calling code serves no chat.
         """
-        return bound_chat("chat.response.write").write(chunk)
+        # As `bound.write`, but this is the hot loop, and each call is a tenth of its time.
+        bound = served_chat.get(None)
+        if bound is None:
+            raise NotInChatError("chat.response.write")
+        if (output := bound.output) is not None:
+            output.note(chunk)
+
+        return bound.response.write(chunk)
 
 
 class ChatStream:

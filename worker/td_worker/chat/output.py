@@ -53,7 +53,10 @@ class TurnOutput:
 
     def note(self, chunk: object) -> None:
         """Have a data part that was written beside the answer become part of it, as upstream."""
-        if isinstance(chunk, dict) and str(chunk.get("type", "")).startswith("data-"):
+        if not isinstance(chunk, dict):
+            return
+        kind = chunk.get("type")
+        if isinstance(kind, str) and kind[:5] == "data-":
             with self._lock:
                 if not self._closed:
                     self._accumulator.add(chunk)

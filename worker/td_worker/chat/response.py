@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from td_worker.errors import ChatBufferFullError, StreamClosedError, StreamError, StreamWriteError
@@ -29,7 +30,7 @@ OVERFLOW_BYTES: Final = 10 * 1024 * 1024
 """What may wait for room in the buffer of the slot, which holds as much again."""
 
 
-class WriteHandle:
+class WriteHandle(msgspec.Struct, eq=False):
     """
     What became of one chunk; made by `chat.response.write`. Need not be kept.
 
@@ -40,14 +41,16 @@ class WriteHandle:
     ```
     """
 
-    __slots__ = ("_accepted", "_error", "_lane", "_target", "_writer")
+    # A struct, since one is made for every chunk: that costs half of what `__init__` does.
+    _writer: ResponseWriter
+    _lane: Lane | None = None
+    _target: int = 0
+    _accepted: Future[None] | None = None
+    """There once the chunk has had to wait for room."""
+    _error: Exception | None = None
 
-    def __init__(self, writer: ResponseWriter) -> None:
-        self._writer = writer
-        self._lane: Lane | None = None
-        self._target = 0
-        self._accepted: Future[None] | None = None
-        self._error: Exception | None = None
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._writer!r}>"
 
     @property
     def error(self) -> Exception | None:
@@ -70,16 +73,14 @@ class WriteHandle:
 
     def __await__(self) -> Generator[Any, None, WriteHandle]:
         """Wait until the chunk is accepted into the buffer, which it is unless that is full."""
-        return self._settle().__await__()
-
-    async def _settle(self) -> WriteHandle:
         if self._accepted is not None:
-            await asyncio.wait({asyncio.wrap_future(self._accepted)})
-        elif self._writer.is_turn_over():
-            # A write that finds space does not suspend: without this a hot loop would starve
-            # everybody else on the loop, and could not be cancelled.
-            await asyncio.sleep(0)
-        self.raise_refusal()
+            yield from asyncio.wait({asyncio.wrap_future(self._accepted)}).__await__()
+        elif self._target % TURN == 0:
+            # A write that finds space does not suspend: without this, an `asyncio.sleep(0)`, a hot
+            # loop would starve everybody else on the loop, and could not be cancelled.
+            yield
+        if self._error is not None:
+            self.raise_refusal()
 
         return self
 
@@ -177,15 +178,32 @@ class ResponseWriter:
         self._lane: Lane | None = None
         self._overflow: _Overflow | None = None
         self._failures: dict[int, tuple[WriteHandle | Lane, Exception]] = {}
-        self._written = 0
         self._ended = False
         self._lock = Lock()
 
     def write(self, chunk: object) -> WriteHandle:
         """Accept one chunk behind all earlier ones; what goes wrong is logged and on the handle."""
+        lane = self._lane
+        if lane is None or lane.closed or self._overflow is not None or self._ended:
+            return self._write_carefully(chunk)
+        # Without the lock: a thread that comes here has nothing in the overflow, and the lane
+        # keeps the order of what it accepts.
+        try:
+            body = lane.offer(chunk)
+        except StreamError as error:
+            handle = WriteHandle(self)
+            with self._lock:
+                self._refuse(handle, chunk, error)
+            return handle
+        if body is None:
+            return WriteHandle(self, lane, lane.accepted)
+
+        return self._flow_over(chunk, body)
+
+    def _write_carefully(self, chunk: object) -> WriteHandle:
+        """Accept a chunk where there is no lane, or something waits before it."""
         handle = WriteHandle(self)
         with self._lock:
-            self._written += 1
             flows_over = self._overflow is None
             try:
                 self._put(chunk, handle)
@@ -193,6 +211,20 @@ class ResponseWriter:
                 self._refuse(handle, chunk, error)
             flows_over = flows_over and self._overflow is not None
         if flows_over:
+            self._refill()
+
+        return handle
+
+    def _flow_over(self, chunk: object, body: bytes) -> WriteHandle:
+        """Keep a chunk that has found the buffer full."""
+        handle = WriteHandle(self)
+        with self._lock:
+            is_first = self._overflow is None
+            try:
+                self._wait_for_room(body, handle)
+            except StreamError as error:
+                self._refuse(handle, chunk, error)
+        if is_first:
             self._refill()
 
         return handle
@@ -240,10 +272,6 @@ class ResponseWriter:
         if self._failures:
             with self._lock:
                 self._failures.pop(id(handle), None)
-
-    def is_turn_over(self) -> bool:
-        """Say, now and then, that a hot loop should let others have their turn."""
-        return self._written % TURN == 0
 
     def end(self) -> None:
         """Take nothing more; what is accepted is still sent."""
