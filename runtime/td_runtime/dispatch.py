@@ -438,6 +438,8 @@ class Dispatcher:
         return done
 
     def _tell_to_stop(self, run: RunSummary) -> None:
+        if run.owner is None:
+            return  # nobody has it, and before the hand-out begins there are no workers
         for worker in self._pool.workers.values():
             if worker.owner == run.owner:
                 worker.channel.send(CancelRun(run_id=run.id, attempt=run.attempt))

@@ -179,6 +179,17 @@ async def test_a_cancel_reaches_the_worker_that_has_the_run(runtime: Runtime) ->
     assert run.status == "CANCELED"
 
 
+async def test_a_run_is_canceled_before_the_hand_out_begins(tmp_path: Path) -> None:
+    """A client that cancels while the first worker still boots gets its answer."""
+    async with open_store(tmp_path / "runs.db") as store:
+        runtime = Runtime(store)
+        run_id = await runtime.accept()
+
+        done = await runtime.dispatcher.cancel([run_id])
+
+    assert [run.id for run in done.canceled] == [run_id]
+
+
 async def test_a_canceled_run_that_ignores_it_takes_only_its_worker_along(
     runtime: Runtime,
 ) -> None:
