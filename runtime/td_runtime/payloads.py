@@ -191,7 +191,7 @@ def _serve(config: Config, specs: list[TaskSpec], sock: socket.socket) -> int:
         return 1
     decoder = msgspec.msgpack.Decoder(_Question)
     incoming = bytearray()
-    while data := sock.recv(256 * 1024):
+    while data := _receive(sock):
         incoming += data
         for body in decode_frames(incoming, limit=MAX_FRAME):
             question = decoder.decode(body)
@@ -209,3 +209,10 @@ def _problem(tasks: dict[str, Task], items: list[TriggerItem]) -> str | None:
             return str(error)
 
     return None
+
+
+def _receive(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(256 * 1024)
+    except ConnectionResetError:
+        return b""  # the supervisor was killed with answers unread
