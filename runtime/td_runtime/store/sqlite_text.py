@@ -332,7 +332,7 @@ _NAMED_FENCE = f"WHERE id = :id AND attempt = :attempt AND owner = :owner AND {_
 WAIT = f"UPDATE runs SET {_becomes(Status.WAITING)} {_FENCE}"
 RESUME = f"UPDATE runs SET {_becomes(Status.EXECUTING)} {_FENCE}"
 FINISH = f"""
-UPDATE runs SET status = ?, phase = 2,
+UPDATE runs SET status = ?1, phase = 2, crashes = crashes + (?1 = '{Status.CRASHED}'),
     output = ?, error = ?, log_tail = ?, records_lost = ?, finished_at = ?
 {_FENCE}
 """

@@ -159,6 +159,18 @@ async def test_a_crash_can_be_retried_later(store):
     assert (after.attempts_used, after.crashes) == (1, 1)
 
 
+async def test_the_last_crash_counts_too(store):
+    """R8: a run that is CRASHED says how often it took a worker down, the last time included."""
+    run = await claimed(store)
+    await store.requeue(run.id, 1, "w1", excused=False, crashed=True)
+    await claim(store, owner="w2")
+
+    assert await store.finish(run.id, 2, "w2", Crashed(error=BOOM))
+
+    after = await reload(store, run)
+    assert (after.attempts_used, after.crashes) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("excused", "crashed", "expected"),
     [(True, False, (0, 0)), (False, True, (1, 1)), (False, False, (1, 0))],
