@@ -347,6 +347,7 @@ class Dispatcher:
             log_late(outcome.run_id, outcome.attempt)
             return
         del worker.runs[outcome.run_id]
+        worker.has_worked = True
         self._outcomes.record(held.run, outcome)
 
     def _end_overdue(self, worker: Worker, message: Overdue) -> None:

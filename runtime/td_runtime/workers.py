@@ -95,6 +95,8 @@ class Worker:
     """When it had imported its tasks, on the monotonic clock."""
     state: WorkerState = WorkerState.BOOTING
     runs: dict[str, HeldRun] = field(default_factory=dict)
+    has_worked: bool = False
+    """An attempt has ended in it."""
     unanswered: int = 0
     """How many looks ago it was asked whether it lives, and has not answered yet."""
     is_retired: bool = False
@@ -394,6 +396,9 @@ class WorkerPool:
                 )
             )
             return
+        if worker.has_worked:
+            # It was of use, however short its life: the next one need not wait long for its turn.
+            self._deaths[worker.number] = Deaths()
         lived = time.monotonic() - worker.ready_at if booted else None
         self._restart_later(worker.number, lived=lived)
 

@@ -257,6 +257,23 @@ def test_a_worker_that_dies_at_boot_is_given_up(data_dir: Path) -> None:
         assert runtime.find("worker.abandoned", number=1)
 
 
+def test_a_worker_that_was_of_use_is_replaced_soon(data_dir: Path) -> None:
+    """Deaths in a row, each after a run that ended, do not add up to a long pause."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
+        for number in range(4):
+            assert runtime.output(runtime.trigger("child", number)) == number
+            os.kill(runtime.status().workers[0].pid, signal.SIGKILL)
+            runtime.until(
+                lambda _, deaths=number + 1: (
+                    len(runtime.find("worker.restart_scheduled")) == deaths
+                ),
+                "the next worker's turn",
+            )
+
+        delays = [event["delay_s"] for event in runtime.find("worker.restart_scheduled")]
+        assert max(delays) <= 0.1
+
+
 def test_a_dead_log_sink_ends_the_runtime(data_dir: Path) -> None:
     """Nothing would be heard of it any more: it stops, and the exit is 1."""
     with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
