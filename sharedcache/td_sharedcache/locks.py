@@ -26,6 +26,7 @@ USERS = "users"
 Inode = tuple[int, int]
 """Device and number: what tells a file from another one under the same name."""
 
+_PROCESSES = Path("/proc")
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -201,15 +202,18 @@ class KeptLock:
 
 
 def _is_at_work(pid: int) -> bool:
-    """Tell whether a thread of a process runs, wants to, or waits for a disk."""
+    """Tell whether a thread of a process is seen to run, to want to, or to wait for a disk.
+
+    One that hides (`hidepid`), has gone or has no number here is not seen at work.
+    """
     try:
         return any(
             # The state follows the name, which is in brackets and may hold any character.
             path.read_text(errors="replace").rpartition(")")[2].split()[0] in {"R", "D"}
-            for path in Path(f"/proc/{pid}/task").glob("*/stat")
+            for path in _PROCESSES.joinpath(str(pid), "task").glob("*/stat")
         )
     except OSError:
-        return True
+        return False
 
 
 def inode_at(path: str) -> Inode | None:

@@ -211,6 +211,30 @@ def test_c9_whoever_holds_the_store_is_seen(tmp_path, pipe, caches):
     assert cache._shared.idle_holders() is None
 
 
+@pytest.mark.parametrize(
+    ("states", "is_idle"),
+    [(["S", "R"], False), (["S", "D"], False), (["S", "T"], True), ([], True), (None, True)],
+)
+def test_c9_a_holder_that_hides_is_not_taken_for_one_at_work(
+    tmp_path, caches, monkeypatch, states, is_idle
+):
+    """C9: without a look at the holder's threads (containers, `hidepid`) its time is bounded."""
+    cache, _ = watched(tmp_path, MarkingMinter(tmp_path))
+    (locks,) = (tmp_path / "cache").glob("*/locks")
+    for number, state in enumerate(states if states is not None else ["unreadable"]):
+        stat = tmp_path / f"{os.getpid()}/task/{number}/stat"
+        stat.parent.mkdir(parents=True)
+        # A folder cannot be read as a file, whoever asks.
+        stat.mkdir() if states is None else stat.write_text(f"1 (a) R b) {state} 1 1")
+    monkeypatch.setattr("td_sharedcache.locks._PROCESSES", tmp_path)
+
+    with open(locks / "store", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        seen = caches(cache)._shared.idle_holders()
+
+    assert seen == ({os.getpid()} if is_idle else set())
+
+
 def test_c9_a_store_that_changes_hands_is_not_down(tmp_path, pipe, caches):
     """C9: others hold the lock one after the other for longer than one may: no degradation."""
     policy = Policy(store_wait=0.5)
