@@ -53,12 +53,9 @@ def _end(config: Path | None, drain_timeout: float | None, *, json: bool) -> Non
         process = os.pidfd_open(before.pid)
         try:
             stopping = client.ask(StopRuntime(drain_timeout=drain_timeout), Stopping)
-            under_way = sum(worker.runs for worker in before.workers)
-            if not json and under_way:
+            if not json:
                 patience = loaded.runtime.drain_timeout if drain_timeout is None else drain_timeout
-                typer.echo(
-                    f"{under_way} runs are under way and get {format_duration(patience)}", err=True
-                )
+                _tell_what_is_under_way(before, patience)
             select.select([process], [], [])
         finally:
             os.close(process)
@@ -66,3 +63,12 @@ def _end(config: Path | None, drain_timeout: float | None, *, json: bool) -> Non
         print_json({"pid": stopping.pid, "stopped": True})
     else:
         typer.echo(f"stopped (pid {stopping.pid})")
+
+
+def _tell_what_is_under_way(view: StatusView, patience: float) -> None:
+    count = sum(worker.runs for worker in view.workers)
+    if count:
+        runs = (
+            "1 run is under way and gets" if count == 1 else f"{count} runs are under way and get"
+        )
+        typer.echo(f"{runs} {format_duration(patience)}", err=True)
