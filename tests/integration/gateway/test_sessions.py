@@ -216,7 +216,7 @@ BAD = {
     "no payload": {"triggerConfig": {}},
     "payload no object": {"triggerConfig": {"basePayload": [1]}},
     "long queue": {"triggerConfig": {"basePayload": {}, "queue": "x" * 129}},
-    "many config tags": {"triggerConfig": {"basePayload": {}, "tags": ["x"] * 6}},
+    "many config tags": {"triggerConfig": {"basePayload": {}, "tags": ["x"] * 11}},
     "long config tag": {"triggerConfig": {"basePayload": {}, "tags": ["x" * 129]}},
     "no attempts": {"triggerConfig": {"basePayload": {}, "maxAttempts": 0}},
     "many attempts": {"triggerConfig": {"basePayload": {}, "maxAttempts": 11}},
@@ -261,7 +261,7 @@ def test_the_largest_that_fits(client: httpx.Client) -> None:
     document = start(
         client,
         "ü" * 256,
-        config={"queue": "q" * 128, "tags": ["t" * 128] * 5, "maxAttempts": 10},
+        config={"queue": "q" * 128, "tags": ["t" * 128] * 10, "maxAttempts": 10},
         type="t" * 64,
         tags=["t" * 128] * 10,
         expiresAt=4102444800000,

@@ -22,7 +22,7 @@ class TriggerConfig(msgspec.Struct, rename="camel", omit_defaults=True):
     queue: Annotated[str, msgspec.Meta(max_length=128)] | None = None
     concurrency: Any = None
     concurrency_key: str | None = None
-    tags: Annotated[list[Tag], msgspec.Meta(max_length=5)] | None = None
+    tags: Annotated[list[Tag], msgspec.Meta(max_length=10)] | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] | None = None
     max_duration: Annotated[int, msgspec.Meta(ge=1)] | None = None
     lock_to_version: str | None = None
