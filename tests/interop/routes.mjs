@@ -1,6 +1,7 @@
 // routes.mjs TASK EXTERNAL_ID: call what the SDK calls of the control plane beyond run streams, and
 // print what it gave as one JSON document.
 import { apiClientManager } from "@trigger.dev/core/v3";
+import { chat } from "@trigger.dev/sdk/ai";
 import { auth, sessions, streams, wait } from "@trigger.dev/sdk";
 
 const [taskIdentifier, externalId] = process.argv.slice(2);
@@ -55,6 +56,15 @@ said.byHand = await wait.retrieveToken(byHand.waitpointId);
 const spent = { session: externalId, io: "in", timeout: "0s", lastSeqNum: 0 };
 const late = await api.createSessionStreamWaitpoint(runId, spent);
 said.late = await wait.retrieveToken(late.waitpointId);
+
+const startSession = chat.createStartSessionAction(taskIdentifier, {
+  triggerConfig: { maxDuration: 60, region: "eu", tags: Array.from("abcdefghij") },
+});
+const pages = { chatId: "of a page", clientData: { user: 7 }, metadata: { plan: "pro" } };
+said.pageToken = (await startSession(pages)).publicAccessToken;
+said.page = await sessions.retrieve("of a page");
+await startSession({ chatId: "without data" });
+said.bare = await sessions.retrieve("without data");
 
 said.token = await auth.createPublicToken({ scopes: { read: { sessions: externalId } } });
 said.snapshot = await refusal(() => api.getChatSnapshotUrl(externalId));

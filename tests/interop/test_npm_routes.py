@@ -81,6 +81,21 @@ def test_channels(said: dict[str, Any]) -> None:
     assert [record["data"] for record in said["sideRecords"]] == ["beside"]
 
 
+@pytest.mark.conformance("createStartSessionAction")
+def test_the_action_of_a_web_server(said: dict[str, Any]) -> None:
+    """What a page sends along reaches the run's payload, and the rest of the action its place."""
+    page, bare = said["page"], said["bare"]
+    config = page["triggerConfig"]
+
+    assert said["pageToken"].count(".") == 2
+    assert config["basePayload"]["chatId"] == "of a page"
+    assert config["basePayload"]["metadata"] == {"user": 7}
+    assert config["tags"] == ["chat:of a page", *"abcdefghi"]
+    assert (config["maxDuration"], config["region"]) == (60, "eu")
+    assert page["metadata"] == {"plan": "pro"}
+    assert "metadata" not in bare["triggerConfig"]["basePayload"]
+
+
 def test_waits(said: dict[str, Any]) -> None:
     """A wait ends with what was sent, with what it was completed with, or as timed out."""
     assert (said["sent"]["status"], said["sent"]["output"]) == ("COMPLETED", {"yes": True})

@@ -114,6 +114,7 @@ async def wait_for_text(page: Page, element: str, text: str) -> None:
     await page.wait_for(f"document.getElementById('{element}').textContent === {json.dumps(text)}")
 
 
+@pytest.mark.conformance("EB1")
 async def test_a_page_shows_an_answer_as_it_streams(chromium: str, data_dir: Path) -> None:
     """What an agent has said is on the page while it still speaks, and the rest once it is said."""
     async with serve(PAGE) as origin:
