@@ -98,7 +98,11 @@ class Dispatcher:
     ) -> None:
         self._check_payloads = check_payloads
         self._store = store
-        self._tasks = tasks
+        self._tasks = dict(tasks)
+        self._known = dict(tasks)
+        """Those of earlier configs, too: runs of theirs may still execute."""
+        self._claimable = self._ids = frozenset(tasks)
+        """The tasks that the last hand-out went by, and all there are."""
         self._queues = queue_limits(tasks.values())
         self._limits = limits
         self._concurrency = concurrency
@@ -121,6 +125,24 @@ class Dispatcher:
         self._backlog = 0
         """Runs that wait to be handed out, counted here: asking the store at each accept would
         cost more than the accept."""
+
+    async def reload(
+        self, tasks: Mapping[str, TaskConfig], *, limits: LimitsConfig, concurrency: int
+    ) -> None:
+        """Go by these tasks and limits from now on.
+
+        Runs that execute go on as they are. Those of tasks that are gone wait in their queues until
+        a config has them again; those of new ones, until every worker knows them.
+        """
+        self._tasks = dict(tasks)
+        self._ids = frozenset(tasks)
+        self._known |= tasks
+        self._outcomes.reload(tasks)
+        self._queues = queue_limits(tasks.values())
+        self._limits = limits
+        self._concurrency = concurrency
+        await self._store.reconsider(self._queues)
+        self.wake()
 
     def wake(self) -> None:
         """There may be something to hand out, or a place for it."""
@@ -167,6 +189,7 @@ class Dispatcher:
     async def _hand_out(self) -> None:
         now = time.time()
         await self._pass_time(now)
+        await self._look_at_tasks()
         places = self._free_places(await self._open_workers(now))
         if places:
             await self._claim(places, now, hold=self._suspects)
@@ -184,6 +207,24 @@ class Dispatcher:
             log.warning("run.expired", **run.log_context())
             self._gone(run)
 
+    async def _look_at_tasks(self) -> None:
+        """Put runs back that hand-outs have moved aside since a worker did not know their tasks."""
+        before, self._claimable = self._claimable, self._find_claimable()
+        if before != self._claimable:
+            await self._store.reconsider(self._queues)
+
+    def _find_claimable(self) -> frozenset[str]:
+        """Return the tasks of the config that every worker knows.
+
+        While workers are replaced after a reload, some know the tasks of the config before.
+        """
+        tasks = self._ids
+        for worker in self._pool.ready():
+            if worker.tasks is not None and worker.tasks != tasks:
+                tasks &= worker.tasks
+
+        return tasks
+
     async def _claim(
         self,
         places: list[Place],
@@ -195,14 +236,14 @@ class Dispatcher:
         runs = await self._store.claim(
             places,
             queues=self._queues,
-            tasks=self._tasks.keys(),
+            tasks=self._find_claimable(),
             now=now,
             only=only,
             hold=tuple(hold),
         )
         self._backlog -= len(runs)
         self._assign(runs)
-        if any(self._tasks[run.task].replicas for run in runs):
+        if any(self._known[run.task].replicas for run in runs):
             self._balance_loops(list(self._pool.ready()))
         if self._store.is_behind:
             self.wake()
@@ -234,7 +275,7 @@ class Dispatcher:
         if any(map(self._is_isolated, workers)):
             return None
         # It would never become idle with them.
-        _move_out(workers[0], _loops_of(workers[0], self._tasks))
+        _move_out(workers[0], _loops_of(workers[0], self._known))
 
         return workers[0]
 
@@ -252,7 +293,7 @@ class Dispatcher:
         if self._suspects or len(workers) < 2:
             return
         loads = {worker.owner: worker.load for worker in workers}
-        loops = {worker.owner: _loops_of(worker, self._tasks) for worker in workers}
+        loops = {worker.owner: _loops_of(worker, self._known) for worker in workers}
         while True:
             most = max(workers, key=lambda each: loads[each.owner] * bool(loops[each.owner]))
             least = min(workers, key=lambda each: loads[each.owner])
@@ -292,7 +333,7 @@ class Dispatcher:
             for run in by_owner.pop(worker.owner, ()):
                 worker.runs[run.id] = HeldRun(run)
                 worker.channel.send(Assign(runs=[_assigned(run)]))
-                if run.id in self._suspects and self._tasks[run.task].replicas:
+                if run.id in self._suspects and self._known[run.task].replicas:
                     self._put_on_probation(worker, run)
         for worker in self._pool.workers.values():
             for run in by_owner.get(worker.owner, ()):
@@ -478,7 +519,7 @@ class Dispatcher:
         if self._check_payloads is not None:
             await self._check_payloads(items)
         accepted = await self._store.accept(
-            _new_run(item, self._tasks[item.task], parent_id, triggered_by) for item in items
+            _new_run(item, self._known[item.task], parent_id, triggered_by) for item in items
         )
         for item, answer in zip(items, accepted, strict=True):
             if answer.created:

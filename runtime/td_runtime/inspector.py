@@ -1,9 +1,11 @@
 """Looks at task code without letting it into the supervisor: in a forked child (design §3)."""
 
+import asyncio
 import os
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Final, Self
 
 import msgspec
 
@@ -14,7 +16,10 @@ from td_runtime.retries import retry_policy
 from td_worker.errors import TaskLoadError
 from td_worker.task import TaskFacts, TaskSpec, load_task
 
-__all__ = ["inspect_tasks", "task_specs"]
+__all__ = ["inspect_tasks", "inspect_tasks_on_loop", "task_specs"]
+
+_PATIENCE: Final = 120.0
+"""Seconds that the import of all tasks may take while everything else runs."""
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -56,45 +61,109 @@ def inspect_tasks(config: Config, *, keep: Iterable[int] = ()) -> list[TaskFacts
         TaskImportError: An entrypoint cannot be imported or called; names file, key and value of
             each one, and the nearest valid name.
     """
-    report = _ask_child(config, keep)
-    if report.problems:
-        raise TaskImportError(
-            "\n".join(report.problems),
-            where=str(config.path),
-            advice=f"Entrypoints are `module:function`, looked for in {config.folder}.",
-        )
-
-    return report.facts
-
-
-def _ask_child(config: Config, keep: Iterable[int]) -> _Report:
-    # A file and not a pipe: a process that a module starts at import would keep a pipe open.
-    with os.fdopen(os.memfd_create("td-inspection"), "rb") as file:
-        fd = file.fileno()
-        child = fork_child(lambda: _inspect(config, fd), name="td-inspector", keep=[fd, *keep])
-        status = _wait(child)
-        answer = os.pread(fd, os.fstat(fd).st_size, 0)
-    if status != 0 or not answer:
-        raise TaskImportError(
-            f"importing the tasks ended the process that looked at them (status {status})",
-            where=str(config.path),
-            advice="Import the modules by hand: something in them exits or crashes.",
-        )
-
-    return msgspec.json.decode(answer, type=_Report)
-
-
-def _wait(child: Child) -> int:
-    """Return the child's status once it has ended; what modules had started ends with it."""
-    poller = select.poll()
-    poller.register(child.pidfd, select.POLLIN)
-    try:
+    with _Inspection(config, keep) as inspection:
+        poller = select.poll()
+        poller.register(inspection.child.pidfd, select.POLLIN)
         poller.poll()
-    finally:
-        child.kill_group()
-        status = child.reap()
 
-    return status
+    return inspection.facts()
+
+
+async def inspect_tasks_on_loop(
+    config: Config, *, keep: Iterable[int], guard: Callable[[int], object]
+) -> list[TaskFacts]:
+    """Do what `inspect_tasks` does, while the loop turns.
+
+    Args:
+        config: The configuration.
+        keep: Descriptors the child needs.
+        guard: Told which process must not outlive this one.
+
+    Raises:
+        TaskImportError: As `inspect_tasks`; also when the imports do not come to an end.
+    """
+    try:
+        with _Inspection(config, keep) as inspection:
+            guard(inspection.child.pid)
+            await asyncio.wait_for(_ended(inspection.child), _PATIENCE)
+    except TimeoutError as error:
+        raise TaskImportError(
+            f"importing the tasks took longer than {_PATIENCE:g} s",
+            where=str(config.path),
+            advice="Import the modules by hand: something in them waits.",
+        ) from error
+    except OSError as error:
+        raise TaskImportError(
+            f"no process could be forked to look at the tasks: {error}", where=str(config.path)
+        ) from error
+
+    return inspection.facts()
+
+
+async def _ended(child: Child) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(child.pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(child.pidfd)
+
+
+class _Inspection:
+    """A child that looks at the tasks; the block ends with it, and with what modules started."""
+
+    def __init__(self, config: Config, keep: Iterable[int]) -> None:
+        self._config = config
+        self._keep = tuple(keep)
+        self._status = 0
+        self._answer = b""
+        self.child: Child
+
+    def __enter__(self) -> Self:
+        # A file and not a pipe: a process that a module starts at import would keep a pipe open.
+        self._file = os.memfd_create("td-inspection")
+        try:
+            self.child = fork_child(
+                lambda: _inspect(self._config, self._file),
+                name="td-inspector",
+                keep=[self._file, *self._keep],
+            )
+        except OSError:
+            os.close(self._file)
+            raise
+
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.kill_group()
+        self._status = self.child.reap()
+        self._answer = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        os.close(self._file)
+
+    def facts(self) -> list[TaskFacts]:
+        """Return what the child found, once it has ended.
+
+        Raises:
+            TaskImportError: Something is wrong with the tasks.
+        """
+        where = str(self._config.path)
+        if self._status != 0 or not self._answer:
+            raise TaskImportError(
+                "importing the tasks ended the process that looked at them "
+                f"(status {self._status})",
+                where=where,
+                advice="Import the modules by hand: something in them exits or crashes.",
+            )
+        report = msgspec.json.decode(self._answer, type=_Report)
+        if report.problems:
+            raise TaskImportError(
+                "\n".join(report.problems),
+                where=where,
+                advice=f"Entrypoints are `module:function`, looked for in {self._config.folder}.",
+            )
+
+        return report.facts
 
 
 def _inspect(config: Config, writer: int) -> int:

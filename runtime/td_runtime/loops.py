@@ -58,6 +58,7 @@ class Loops:
         self._store = store
         self._dispatcher = dispatcher
         self._keepers: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._replicas: dict[str, int] = {}
         self._policy = RestartPolicy()
 
     async def keep(self, replicas: Mapping[str, int]) -> None:
@@ -66,15 +67,15 @@ class Loops:
         Args:
             replicas: How many, by task id; tasks that are left out are no loops.
         """
+        before, self._replicas = self._replicas, dict(replicas)
         wanted = {(task, n) for task, count in replicas.items() for n in range(1, count + 1)}
         for key in self._keepers.keys() - wanted:
             self._keepers.pop(key).cancel()
-            await self._cancel(*key)
+        for task in before | self._replicas:
+            await self._cancel_beyond(task, replicas.get(task, 0), before.get(task, 0))
         loop = asyncio.get_running_loop()
         for key in sorted(wanted - self._keepers.keys()):
-            self._keepers[key] = loop.create_task(
-                self._keep(*key, replicas[key[0]]), name=f"loop {key[0]} {key[1]}"
-            )
+            self._keepers[key] = loop.create_task(self._keep(*key), name=f"loop {key[0]} {key[1]}")
 
     def stop(self) -> None:
         """Start no more replicas; those that run are drained like any run."""
@@ -82,14 +83,14 @@ class Loops:
             keeper.cancel()
         self._keepers.clear()
 
-    async def _keep(self, task: str, number: int, replicas: int) -> None:
+    async def _keep(self, task: str, number: int) -> None:
         deaths, crashed = Deaths(), False
         while True:
             began = time.monotonic()
             try:
                 run_id = await self._find(task, number)
                 if run_id is None:
-                    run_id = await self._accept(task, number, replicas, alone=crashed)
+                    run_id = await self._accept(task, number, alone=crashed)
                 (run,) = await self._dispatcher.finished([run_id])
             except RunPostponedError:
                 return
@@ -112,11 +113,11 @@ class Loops:
 
         return found[0].id if found else None
 
-    async def _accept(self, task: str, number: int, replicas: int, *, alone: bool) -> str:
+    async def _accept(self, task: str, number: int, *, alone: bool) -> str:
         # One attempt: what is tried again, and when, is decided here for every kind of end.
         item = TriggerItem(
             task=task,
-            payload=msgspec.json.encode({"replica": number, "replicas": replicas}),
+            payload=msgspec.json.encode({"replica": number, "replicas": self._replicas[task]}),
             tags=(_tag(number),),
             max_attempts=1,
         )
@@ -126,10 +127,13 @@ class Loops:
 
         return accepted.id
 
-    async def _cancel(self, task: str, number: int) -> None:
-        run_id = await self._find(task, number)
-        if run_id is not None:
-            await self._dispatcher.cancel([run_id], by="reload: fewer replicas")
+    async def _cancel_beyond(self, task: str, count: int, before: int) -> None:
+        """Cancel the replicas above *count*, those that an earlier supervisor had kept, too."""
+        number = count + 1
+        while (run_id := await self._find(task, number)) is not None or number <= before:
+            if run_id is not None:
+                await self._dispatcher.cancel([run_id], by="reload: fewer replicas")
+            number += 1
 
 
 def _tag(number: int) -> str:

@@ -23,6 +23,7 @@ from td_runtime.store import (
 )
 from td_runtime.suspects import Suspects
 from td_worker.messages import RunError, RunOutcome
+from td_worker.retry import RetryPolicy
 
 __all__ = ["WORKER_STALLED", "Outcomes", "log_late"]
 
@@ -61,11 +62,17 @@ class Outcomes:
         on_failed: Callable[[BaseException], None],
     ) -> None:
         self._store = store
-        self._tasks = tasks
-        self._retries = {task.id: retry_policy(task) for task in tasks.values()}
+        self._tasks: dict[str, TaskConfig] = {}
+        self._retries: dict[str, RetryPolicy] = {}
+        self.reload(tasks)
         self._suspects = suspects
         self._on_recorded = on_recorded
         self._on_failed = on_failed
+
+    def reload(self, tasks: Mapping[str, TaskConfig]) -> None:
+        """Go by these tasks; one that is left out may still execute, and keeps what was known."""
+        self._tasks |= tasks
+        self._retries |= {task.id: retry_policy(task) for task in tasks.values()}
 
     def record(self, run: Run, outcome: RunOutcome) -> None:
         """Record what a worker said of its attempt of *run*."""

@@ -6,11 +6,12 @@ it says of one that does not fit is what the run would have failed with.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -76,6 +77,9 @@ class PayloadChecker:
         self._loop = loop
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._child: Child | None = None
         self._channel: Channel[_Answer] | None = None
 
@@ -89,6 +93,11 @@ class PayloadChecker:
         if self._channel is not None:
             self._channel.close()
 
+    async def retire(self) -> None:
+        """End the child once what is being checked has its answers; nothing more may be asked."""
+        await self._idle.wait()
+        self.close()
+
     async def check(self, items: Iterable[TriggerItem]) -> None:
         """Check what one request asks for.
 
@@ -96,10 +105,24 @@ class PayloadChecker:
             TriggerError: A payload does not fit; the message names the task, key and value.
         """
         typed = [item for item in items if item.task in self._typed]
-        for part in _parts(typed):
-            problem = await self._ask(part)
-            if problem is not None:
-                raise TriggerError(problem)
+        if not typed:
+            return
+        with self._busy():
+            for part in _parts(typed):
+                problem = await self._ask(part)
+                if problem is not None:
+                    raise TriggerError(problem)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def _ask(self, items: list[TriggerItem]) -> str | None:
         try:

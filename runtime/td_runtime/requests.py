@@ -89,6 +89,10 @@ class Requests:
         self._under_way.add(task)
         task.add_done_callback(self._done)
 
+    def reload(self, limits: LimitsConfig) -> None:
+        """Refuse by these limits from now on."""
+        self._runs.reload(limits)
+
     def refuse_runs(self) -> None:
         """Accept no more runs; everything else is still answered."""
         self._runs.close()

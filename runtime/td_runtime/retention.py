@@ -47,6 +47,10 @@ class Retention:
         self._pause = pause
         self._clock = clock
 
+    def reload(self, config: StoreConfig) -> None:
+        """Go by this config from the next step on."""
+        self._config = config
+
     async def run(self) -> None:
         """Sweep again and again, for ever."""
         while True:

@@ -56,6 +56,10 @@ class RunRequests:
         """Accept no more runs; everything else is still answered."""
         self._is_closed = True
 
+    def reload(self, limits: LimitsConfig) -> None:
+        """Refuse by these limits from now on."""
+        self._limits = limits
+
     def methods(self) -> dict[type, Callable[[Any, str], Awaitable[msgspec.Struct]]]:
         """Return what carries out each kind of request."""
         return {

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,13 +36,18 @@ from td_runtime.log_sink import LogSink
 from td_runtime.loops import Loops
 from td_runtime.payloads import PayloadChecker
 from td_runtime.relay import NoticeRelay
+from td_runtime.reload import Reloader
 from td_runtime.requests import Requests
 from td_runtime.retention import Retention
+from td_runtime.schedule import Schedule
 from td_runtime.scheduler import Scheduler, Tick
 from td_runtime.secret import Secret
+from td_runtime.service_manager import ServiceManager
 from td_runtime.store import RunStore, Status, open_store
+from td_runtime.terminal import Terminal
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
 from td_worker.messages import FromWorker, NoticeSent, TriggerItem
+from td_worker.task import TaskFacts
 
 # What workers need takes half of the start: it is imported while the gateway boots.
 if TYPE_CHECKING:
@@ -55,8 +60,7 @@ log = structlog.get_logger()
 _ANSWER_TIMEOUT: Final = 2.0
 """Seconds that clients of the control socket have at the end to take their answers."""
 
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""SIGHUP is a terminal that was closed: the runs on it are drained, too."""
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Supervisor:
@@ -82,6 +86,8 @@ class Supervisor:
         self._log_format: logs.Format = logs.resolve_format(config.log.format, log_to)
         self._allow_faults = allow_faults
         self._owner_fd = owner_fd
+        self._service = ServiceManager.from_environment()
+        self._terminal = Terminal()
         self._data_dir = DataDir(config.runtime.data_dir)
         self._relay = NoticeRelay()
         self._started_at = time.time()
@@ -96,6 +102,10 @@ class Supervisor:
         self._hurry: asyncio.Event
         self._dispatcher: Dispatcher
         self._requests: Requests
+        self._retention: Retention
+        self._scheduler: Scheduler
+        self._loops: Loops
+        self._reloader: Reloader
         self._store: RunStore
         self._pool: WorkerPool
         self._payloads: PayloadChecker
@@ -137,12 +147,14 @@ class Supervisor:
     def _prepare_workers(self) -> None:
         """Do what must be done before a worker is forked, and what all workers then share."""
         importlib.import_module("td_worker.process")
-        for facts in inspect_tasks(self._config, keep=(self._sink.fd,)):
-            log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
-            if facts.payload_schema is not None:
-                self._typed.add(facts.id)
+        self._register(inspect_tasks(self._config, keep=(self._sink.fd,)))
         # Before there are signal handlers: a stop signal ends this wait.
         self._data_dir.wait_for_workers()
+
+    def _register(self, found: list[TaskFacts]) -> None:
+        for facts in found:
+            log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
+        self._typed = {facts.id for facts in found if facts.payload_schema is not None}
 
     def _abandon_gateway(self) -> None:
         if self._gateway is not None:
@@ -177,6 +189,9 @@ class Supervisor:
         self._loop.add_reader(self._sink.pidfd, self._sink_gone)
         for number in _STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stop_requested, number)
+        self._reloader = self._make_reloader()
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        self._keep_alive()
         if self._owner_fd is not None:
             self._loop.add_reader(self._owner_fd, self._owner_gone)
         async with open_store(self._data_dir.run_store) as self._store:
@@ -185,23 +200,17 @@ class Supervisor:
     async def _serve(self, url: str) -> None:
         for run in await self._store.requeue_unfinished():
             log.info("run.requeued", **run.log_context())
-        self._payloads = PayloadChecker(
-            self._config,
-            self._typed,
-            keep=(self._sink.fd,),
-            guard=self._sink.guard,
-            loop=self._loop,
-        )
+        self._payloads = self._make_payloads()
         self._dispatcher = Dispatcher(
             self._store,
             {task.id: task for task in self._config.tasks},
             limits=self._config.limits,
             concurrency=self._config.runtime.concurrency,
             on_fatal=self._fail,
-            check_payloads=self._payloads.check,
+            check_payloads=lambda items: self._payloads.check(items),
         )
-        retention = self._loop.create_task(Retention(self._store, self._config.store).run())
-        retention.add_done_callback(self._hand_out_ended)
+        self._retention = Retention(self._store, self._config.store)
+        retention = self._in_background(self._retention.run())
         self._pool = self._make_pool(url)
         self._pool.start()
         self._payloads.start()
@@ -229,15 +238,18 @@ class Supervisor:
             if self._owner_fd is not None:
                 with contextlib.suppress(BrokenPipeError):
                     os.write(self._owner_fd, b"ready\n")
-            handing_out = self._loop.create_task(self._dispatcher.run(self._pool))
-            handing_out.add_done_callback(self._hand_out_ended)
-            ticking = self._loop.create_task(self._make_scheduler().run())
-            ticking.add_done_callback(self._hand_out_ended)
-            loops = Loops(self._store, self._dispatcher)
-            await loops.keep({task.id: task.replicas for task in self._config.tasks})
+            self._service.ready(self._summary())
+            handing_out = self._in_background(self._dispatcher.run(self._pool))
+            self._scheduler = self._make_scheduler()
+            ticking = self._in_background(self._scheduler.run())
+            self._loops = Loops(self._store, self._dispatcher)
+            await self._loops.keep(self._replicas())
+            reloading = self._in_background(self._reloader.run())
             await stopped
             ticking.cancel()
-            loops.stop()
+            reloading.cancel()
+            await asyncio.wait({reloading})
+            self._loops.stop()
             # Not cancelled: runs that are being claimed must reach their workers.
             self._dispatcher.stop()
             await asyncio.wait({handing_out})
@@ -247,13 +259,88 @@ class Supervisor:
             item = TriggerItem(task=tick.task, payload=tick.payload, idempotency_key=tick.key)
             await self._dispatcher.accept([item], triggered_by="schedule")
 
+        return Scheduler(self._schedules(), records=self._store, accept=accept)
+
+    def _schedules(self) -> dict[str, Schedule]:
         schedules = {task.id: task.schedule for task in self._config.tasks}
 
-        return Scheduler(
-            {task: schedule for task, schedule in schedules.items() if schedule is not None},
-            records=self._store,
-            accept=accept,
+        return {task: schedule for task, schedule in schedules.items() if schedule is not None}
+
+    def _replicas(self) -> dict[str, int]:
+        return {task.id: task.replicas for task in self._config.tasks}
+
+    def _make_payloads(self) -> PayloadChecker:
+        return PayloadChecker(
+            self._config,
+            self._typed,
+            keep=(self._sink.fd,),
+            guard=self._sink.guard,
+            loop=self._loop,
         )
+
+    # ------------------------------------------------------------ reload
+
+    def _make_reloader(self) -> Reloader:
+        return Reloader(
+            current=lambda: self._config,
+            apply=self._apply,
+            keep=(self._sink.fd,),
+            guard=self._sink.guard,
+            service=self._service,
+            status=self._summary,
+        )
+
+    def _hung_up(self) -> None:
+        """Take SIGHUP: whoever worked in the terminal is gone, or the config has changed."""
+        if self._terminal.is_closed():
+            self._stop_requested(signal.SIGHUP)
+        else:
+            self._reloader.request()
+
+    async def _apply(self, config: Config, facts: list[TaskFacts]) -> None:
+        """Put *config* into force; returns when all workers have its code.
+
+        Raises:
+            TooManyRestartsError: New workers do not get ready; the old ones go on.
+            StoreError: The store cannot be asked.
+        """
+        self._config = config
+        self._drain_timeout = config.runtime.drain_timeout
+        self._configure_logs(None)
+        self._register(facts)
+        outdated, self._payloads = self._payloads, self._make_payloads()
+        with contextlib.suppress(OSError):  # then it is forked at the next trigger
+            self._payloads.start()
+        self._requests.reload(config.limits)
+        self._retention.reload(config.store)
+        await self._dispatcher.reload(
+            {task.id: task for task in config.tasks},
+            limits=config.limits,
+            concurrency=config.runtime.concurrency,
+        )
+        self._scheduler.reload(self._schedules())
+        await self._loops.keep(self._replicas())
+        await outdated.retire()
+        await self._pool.renew(
+            config.runtime.workers,
+            tasks=[task.id for task in config.tasks],
+            kill_silent_after=config.runtime.kill_silent_after,
+            drain_timeout=config.runtime.drain_timeout,
+        )
+
+    def _summary(self) -> str:
+        """Say what runs, for the service manager."""
+        workers, tasks = self._config.runtime.workers, len(self._config.tasks)
+
+        return f"{workers} workers, {tasks} tasks, control plane {self._control_plane_url()}"
+
+    def _keep_alive(self) -> None:
+        """Tell the service manager that the loop turns, as often as it wants to hear it."""
+        if self._service.watchdog is not None:
+            self._service.alive()
+            self._loop.call_later(self._service.watchdog / 2, self._keep_alive)
+
+    # ------------------------------------------------------------ stop
 
     async def _all_ready(self, stopped: "asyncio.Task[bool]") -> bool:
         """Wait for the gateway and the first worker; False when we are to stop before that."""
@@ -265,12 +352,20 @@ class Supervisor:
 
         return not stopped.done()
 
-    def _hand_out_ended(self, task: "asyncio.Task[None]") -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Start what must not fail while the runtime runs."""
+        task = self._loop.create_task(work)
+        task.add_done_callback(self._background_ended)
+
+        return task
+
+    def _background_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
     async def _shut_down(self, control: ControlServer) -> None:
         self._state = "draining"
+        self._service.stopping()
         timeout = 0.0 if self._failure is not None else self._drain_timeout
         log.info("runtime.drain_requested", drain_timeout_s=timeout)
         self._requests.refuse_runs()
@@ -282,7 +377,7 @@ class Supervisor:
         control.close()
         if self._gateway is not None:
             await self._gateway.stop()
-        for number in _STOP_SIGNALS:
+        for number in (*_STOP_SIGNALS, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
 
     async def _answer_rest(self, control: ControlServer) -> None:
@@ -422,6 +517,7 @@ class Supervisor:
             ),
             loop=self._loop,
             kill_silent_after=runtime.kill_silent_after,
+            tasks=[task.id for task in self._config.tasks],
         )
 
     def _worker_settings(

@@ -91,6 +91,12 @@ class Worker:
     """Names this process among all workers there ever were: the fence of its runs (R5)."""
     child: Child
     channel: Channel[FromWorker]
+    tasks: frozenset[str] | None = None
+    """Those it knows; None: any."""
+    generation: int = 0
+    """How often the workers had been renewed when it was forked."""
+    outdated: "Worker | None" = None
+    """Whose place it takes once it is ready."""
     ready_at: float = 0.0
     """When it had imported its tasks, on the monotonic clock."""
     state: WorkerState = WorkerState.BOOTING
@@ -101,6 +107,8 @@ class Worker:
     """How many looks ago it was asked whether it lives, and has not answered yet."""
     is_retired: bool = False
     """Another one has its place, and it ends with the last of its runs."""
+    is_overstaying: bool = False
+    """It had its time to end, and is killed."""
     stuck: str | None = None
     """What kept it from working, if it was killed for that."""
     exit_status: int = 0
@@ -114,7 +122,7 @@ class Worker:
     @property
     def died(self) -> bool:
         """Whether its end was its own, once it is gone, and not asked for."""
-        return not (self.is_retired and self.exit_status == 0)
+        return not (self.is_retired and (self.exit_status == 0 or self.is_overstaying))
 
     @property
     def load(self) -> int:
@@ -149,6 +157,8 @@ class WorkerPool:
         sink: Where workers' log lines go; told whom to kill should the supervisor die.
         events: Who is told what.
         kill_silent_after: Seconds after which a worker that has runs and does not answer is killed.
+        tasks: The tasks that workers know which are forked from now on; None: any.
+        policy: When a worker that died is replaced.
     """
 
     def __init__(
@@ -161,7 +171,10 @@ class WorkerPool:
         events: WorkerEvents,
         loop: asyncio.AbstractEventLoop,
         kill_silent_after: float = 60.0,
+        tasks: Iterable[str] | None = None,
+        policy: RestartPolicy | None = None,
     ) -> None:
+        self._tasks = None if tasks is None else frozenset(tasks)
         self._silence = kill_silent_after
         self._body = body
         self._secret = secret
@@ -169,14 +182,20 @@ class WorkerPool:
         self._events = events
         self._loop = loop
         self._incarnations = itertools.count(1)
-        self._policy = RestartPolicy()
+        self._policy = policy or RestartPolicy()
         self._deaths = {number: Deaths() for number in range(1, count + 1)}
         self.restarts = dict.fromkeys(self._deaths, 0)
-        self._retired = itertools.count(-1, -1)
+        self._spare = itertools.count(-1, -1)
+        self._generation = 0
+        self._drain_timeout = 0.0
+        self._renewed: asyncio.Future[None] | None = None
+        """The renewal under way."""
+        self._successor_deaths = Deaths()
+        self._successor_timer: asyncio.TimerHandle | None = None
         self._leaving: deque[tuple[Worker, Leaving]] = deque()
         """Those that wait to be replaced: one after another, or a host would boot all at once."""
         self.workers: dict[int, Worker] = {}
-        """By number; those that have been replaced by negative ones."""
+        """By number; those that have no place any more, or not yet, by negative ones."""
         self._stopping = False
         self._all_gone = asyncio.Event()
 
@@ -185,6 +204,50 @@ class WorkerPool:
         for number in self._deaths:
             self._fork(number)
         self._look_later()
+
+    async def renew(
+        self, count: int, *, tasks: Iterable[str], kill_silent_after: float, drain_timeout: float
+    ) -> None:
+        """Replace every worker by one that is forked from now on, one after another.
+
+        Each works until the one for its place is ready; then it gets no more runs, and those it has
+        may end. Returns when all are replaced, or the pool stops.
+
+        Args:
+            count: How many workers to keep.
+            tasks: The tasks that the new ones know.
+            kill_silent_after: Seconds after which a worker that does not answer is killed.
+            drain_timeout: Seconds that the runs of the old ones get; then they are requeued.
+
+        Raises:
+            TooManyRestartsError: New ones keep dying before they are ready. Those that have not
+                been replaced go on working.
+        """
+        self._silence = kill_silent_after
+        self._tasks = frozenset(tasks)
+        self._drain_timeout = drain_timeout
+        self._generation += 1
+        self._successor_deaths = Deaths()
+        self._renewed = self._loop.create_future()
+        for worker in list(self.workers.values()):
+            if worker.state is WorkerState.RETIRING:
+                self._set_end(worker)
+        self._resize(count)
+        self._replace_next()
+        await self._renewed
+
+    def _resize(self, count: int) -> None:
+        for number in [number for number in self._deaths if number > count]:
+            del self._deaths[number]
+            if (worker := self.workers.get(number)) is not None:
+                self._log_retired(worker, "fewer workers")
+                self._step_down(worker)
+                self._set_end(worker)
+        for number in range(1, count + 1):
+            if number not in self._deaths:
+                self._deaths[number] = Deaths()
+                self.restarts.setdefault(number, 0)
+                self._fork(number)
 
     def _look_later(self) -> None:
         self._loop.call_later(self._silence / _LOOKS, self._look)
@@ -218,7 +281,7 @@ class WorkerPool:
         Args:
             timeout: Seconds running runs get. What is left then is cancelled, then killed.
         """
-        self._stopping = True
+        self._stop()
         for worker in self.workers.values():
             if worker.state is WorkerState.BOOTING:
                 # It has no runs, and would not listen before its tasks are imported.
@@ -230,10 +293,15 @@ class WorkerPool:
 
     async def kill(self) -> None:
         """End every worker at once; returns when all processes are gone."""
-        self._stopping = True
+        self._stop()
         for worker in self.workers.values():
             worker.kill()
         await self._gone_within(None)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        if self._renewed is not None and not self._renewed.done():
+            self._renewed.set_result(None)
 
     async def _gone_within(self, timeout: float | None) -> bool:
         if not self.workers:
@@ -248,18 +316,22 @@ class WorkerPool:
 
     def _fork(self, number: int) -> None:
         """Fork worker *number*; when the system cannot, try again as after a failed boot."""
+        if self._try_fork(number, number) is None:
+            self._restart_later(number, lived=None)
+
+    def _try_fork(self, number: int, place: int) -> Worker | None:
         try:
             child, sock = self._fork_child(number)
         except OSError as error:
             log.error("worker.boot_failed", error_message=f"it cannot be forked: {error}")
-            self._restart_later(number, lived=None)
-            return
+            return None
         # Before anything else: from here on a death of the supervisor must not leave it behind.
         self._sink.guard(child.pid)
-        worker = self._adopt(number, child, sock)
-        self.workers[number] = worker
+        worker = self.workers[place] = self._adopt(number, child, sock)
         worker.channel.send(Welcome(secret_key=self._secret.reveal()))
         log.info("worker.started", number=number, worker_pid=worker.pid)
+
+        return worker
 
     def _fork_child(self, number: int) -> tuple[Child, socket.socket]:
         ours, theirs = socket.socketpair()
@@ -295,6 +367,8 @@ class WorkerPool:
             channel=Channel(
                 sock, decoder=_decoder, on_message=receive, on_closed=closed, loop=self._loop
             ),
+            tasks=self._tasks,
+            generation=self._generation,
         )
         self._loop.add_reader(child.pidfd, self._exited, worker)
 
@@ -316,35 +390,109 @@ class WorkerPool:
             self._events.on_message(worker, message)
 
     def _replace_next(self) -> None:
-        """Replace the next worker that has done enough, once no other one boots."""
-        while self._leaving and not self._stopping:
+        """Replace the next worker that has done enough, or is old, once no other one boots."""
+        while not self._stopping:
             if any(each.state is WorkerState.BOOTING for each in self.workers.values()):
+                return
+            if not self._leaving:
+                self._renew_next()
                 return
             worker, message = self._leaving.popleft()
             if worker.state is WorkerState.READY:
-                self._retire(worker, message)
+                self._log_retired(worker, message.reason, message)
+                self._step_down(worker)
+                worker.channel.send(Drain(timeout=_NO_HURRY))
+                self._fork(worker.number)
 
-    def _retire(self, worker: Worker, message: Leaving) -> None:
-        """Give a worker's place to a new one; its runs end in peace."""
+    def _renew_next(self) -> None:
+        if self._renewed is None or self._renewed.done():
+            return
+        old = [
+            worker
+            for worker in self.workers.values()
+            if worker.generation < self._generation and not worker.is_retired
+        ]
+        if not old:
+            self._renewed.set_result(None)
+            return
+        # One that is dying is replaced when it is dead.
+        ready = [worker for worker in old if worker.state is WorkerState.READY]
+        if ready and self._successor_timer is None:
+            self._fork_successor(ready[0])
+
+    def _fork_successor(self, old: Worker) -> None:
+        successor = self._try_fork(old.number, next(self._spare))
+        if successor is None:
+            self._successor_failed()
+        else:
+            successor.outdated = old
+
+    def _successor_failed(self) -> None:
+        """Try again later, or give the renewal up."""
+        if self._renewed is None or self._renewed.done():
+            return
+        try:
+            restart = self._policy.after_death(
+                self._successor_deaths, lived=None, random=random.random, who="a new worker"
+            )
+        except TooManyRestartsError as error:
+            self._renewed.set_exception(error)
+            return
+        self._successor_deaths = restart.deaths
+        self._successor_timer = self._loop.call_later(restart.delay, self._renew_again)
+
+    def _renew_again(self) -> None:
+        self._successor_timer = None
+        self._replace_next()
+
+    def _succeed(self, worker: Worker) -> None:
+        """Let a new worker that is ready take the place of an old one."""
+        old, worker.outdated = worker.outdated, None
+        self._successor_deaths = Deaths()
+        if old is not None and self.workers.get(worker.number) is old:
+            self._log_retired(old, "reload")
+            self._step_down(old)
+            self._set_end(old)
+        self._forget(worker)
+        self.workers[worker.number] = worker
+
+    def _step_down(self, worker: Worker) -> None:
+        """Have a worker leave its place; it gets no more runs."""
+        if worker.state is WorkerState.BOOTING:
+            # It has no runs, and would not listen before its tasks are imported.
+            worker.kill()
+        worker.state = WorkerState.RETIRING
+        worker.is_retired = True
+        self._forget(worker)
+        self.workers[next(self._spare)] = worker
+
+    def _set_end(self, worker: Worker) -> None:
+        """Give the runs of a worker that leaves the time of a drain."""
+        worker.channel.send(Drain(timeout=self._drain_timeout))
+        self._loop.call_later(self._drain_timeout + _KILL_GRACE, self._end_stay, worker)
+
+    def _end_stay(self, worker: Worker) -> None:
+        if worker.state is not WorkerState.GONE:
+            worker.is_overstaying = True
+            worker.kill()
+
+    def _log_retired(self, worker: Worker, reason: str, message: Leaving | None = None) -> None:
         log.info(
             "worker.retired",
             number=worker.number,
             worker_pid=worker.pid,
-            reason=message.reason,
-            runs=message.runs,
-            memory=message.memory,
+            reason=reason,
+            runs=None if message is None else message.runs,
+            memory=None if message is None else message.memory,
         )
-        worker.state = WorkerState.RETIRING
-        worker.is_retired = True
-        self.workers[next(self._retired)] = self.workers.pop(worker.number)
-        worker.channel.send(Drain(timeout=_NO_HURRY))
-        self._fork(worker.number)
 
     def _became_ready(self, worker: Worker) -> None:
         log.info("worker.booted", number=worker.number, worker_pid=worker.pid)
         if worker.state is WorkerState.BOOTING:
             worker.state = WorkerState.READY
             worker.ready_at = time.monotonic()
+            if worker.outdated is not None:
+                self._succeed(worker)
             self._events.on_ready(worker)
         self._replace_next()
 
@@ -363,8 +511,20 @@ class WorkerPool:
         self._events.on_gone(worker)
         if self._stopping:
             self._note_gone()
+            return
+        if worker.outdated is not None:
+            self._successor_failed()
         elif not worker.is_retired:
-            self._replace(worker, before is not WorkerState.BOOTING)
+            self._fill_place(worker, before is not WorkerState.BOOTING)
+        self._replace_next()
+
+    def _fill_place(self, worker: Worker, booted: bool) -> None:
+        """Replace a worker that died; if it was about to be, then by the one that boots for it."""
+        for successor in self.workers.values():
+            if successor.outdated is worker:
+                self._succeed(successor)
+                return
+        self._replace(worker, booted)
 
     def _forget(self, worker: Worker) -> None:
         (key,) = [key for key, each in self.workers.items() if each is worker]
@@ -417,5 +577,5 @@ class WorkerPool:
         self._loop.call_later(restart.delay, self._fork_again, number)
 
     def _fork_again(self, number: int) -> None:
-        if not self._stopping:
+        if not self._stopping and number in self._deaths and number not in self.workers:
             self._fork(number)

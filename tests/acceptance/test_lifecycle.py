@@ -420,13 +420,3 @@ def test_a_gateway_that_cannot_open_its_store_ends_the_start_with_6(data_dir: Pa
         runtime.start()
 
     assert runtime.process.returncode == 6
-
-
-def test_a_closed_terminal_drains(data_dir: Path) -> None:
-    """SIGHUP stops as SIGTERM does: in order, with exit 0."""
-    source = "async def nothing(payload):\n    pass\n"
-    with RuntimeProcess(data_dir, tasks=source, workers=1) as runtime:
-        runtime.process.send_signal(signal.SIGHUP)
-
-        assert runtime.wait_for_exit() == 0
-        assert runtime.event("runtime.stop_requested")["signal"] == "SIGHUP"

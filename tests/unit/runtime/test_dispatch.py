@@ -36,6 +36,7 @@ class FakeWorker:
         self.runs: dict[str, Any] = {}
         self.exit_status = -9
         self.stuck: str | None = None
+        self.tasks: frozenset[str] | None = None
         self.assigned: asyncio.Queue[Any] = asyncio.Queue()
         self.channel = self
         self.said: list[Any] = []
