@@ -10,7 +10,7 @@ SUITES := tests/unit tests/integration tests/acceptance tests/interop
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test suites lint interop bench bench-cache chaos soak pins clean
+.PHONY: help quickstart test suites lint conformance interop bench bench-cache chaos soak pins clean
 
 # A copied folder brings scripts that would run the original's code.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -39,6 +39,9 @@ lint: $(VENV)/.dev ## ruff, mypy, basedpyright, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports --no-cache --no-logo
+
+conformance: $(VENV)/.node $(VENV)/.s2 ## run what holds the official SDK's own cases, and list them
+	@$(BIN)/python -m tests.conformance
 
 interop: $(VENV)/.node $(VENV)/.s2 ## only the tests that drive the official clients
 	@$(BIN)/python -m pytest -q tests/interop

@@ -55,6 +55,10 @@ def test_messages_under_way_are_answered_after_a_death(data_dir: Path) -> None:
     assert third.text == "three in 2"
 
 
+def until_waiting(runtime: RuntimeProcess, times: int) -> None:
+    runtime.until(lambda _: len(runtime.find("run.waiting")) >= times, "a wait without a place")
+
+
 @pytest.mark.conformance("EA20")
 def test_hooks_of_the_run_are_called_around_its_waits(data_dir: Path) -> None:
     """`on_wait` and `on_resume` are told of the time a chat's run spends without a place."""
@@ -64,10 +68,7 @@ def test_hooks_of_the_run_are_called_around_its_waits(data_dir: Path) -> None:
     ):
         answers = []
         for number, text in enumerate(["one", "more"], 1):
-            runtime.until(
-                lambda _, times=number: len(runtime.find("run.waiting")) >= times,
-                "a wait without a place",
-            )
+            until_waiting(runtime, number)
             answers.append(client.ask(text))
 
     seen = [chunk["data"] for answer in answers for chunk in answer.chunks if "data" in chunk]
