@@ -151,13 +151,37 @@ class ControlClient:
         """Hang up."""
         self._sock.close()
 
-    def ask(self, request: msgspec.Struct, kind: type[AnswerT]) -> AnswerT:
-        """Send *request* and return its answer, however long that takes.
+    @property
+    def is_gone(self) -> bool:
+        """Whether the supervisor has hung up; for a client that waits for no answer."""
+        # Not by a flag of this one call: a socket with a time-out would wait all the same.
+        self._sock.setblocking(False)
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._sock.setblocking(True)
+
+    def ask(
+        self, request: msgspec.Struct, kind: type[AnswerT], *, timeout: float | None = None
+    ) -> AnswerT:
+        """Send *request* and return its answer.
+
+        Args:
+            request: What is asked.
+            kind: What is answered.
+            timeout: Seconds without a sign of the supervisor after which it is given up; this
+                client is then of no use any more. None: never.
 
         Raises:
             ControlRefusedError: The supervisor says no, and why.
             NotRunningError: The supervisor went away.
+            TimeoutError: Nothing came in time; the request may still be carried out.
         """
+        self._sock.settimeout(timeout)
         self.send(request)
 
         return self.receive(kind)
@@ -174,6 +198,8 @@ class ControlClient:
             )
         try:
             self._sock.sendall(frame)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise _not_running(self._data_dir.path) from error
 
@@ -193,6 +219,8 @@ class ControlClient:
     def _receive_some(self) -> bytes:
         try:
             data = self._sock.recv(256 * 1024)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise _not_running(self._data_dir.path) from error
         if not data:

@@ -13,6 +13,9 @@ import time
 async def echo(payload: object):
     return payload
 
+async def hello(payload):
+    return f"Hello, {payload['name']}"
+
 async def fail(payload):
     raise ValueError("no")
 

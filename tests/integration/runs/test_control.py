@@ -140,7 +140,7 @@ def test_tasks_and_schedules(client: ControlClient) -> None:
     tasks = {task.id: task for task in client.ask(ListTasks(), TasksView).tasks}
     (schedule,) = client.ask(ListSchedules(upcoming=3), SchedulesView).schedules
 
-    assert list(tasks) == ["echo", "fail", "hang", "typed", "nightly"]
+    assert list(tasks) == ["echo", "hello", "fail", "hang", "typed", "nightly"]
     assert (tasks["fail"].max_attempts, tasks["echo"].queue) == (1, "task/echo")
     assert (schedule.task, schedule.cron, schedule.timezone) == (
         "nightly",
@@ -159,7 +159,7 @@ def test_tasks_and_schedules(client: ControlClient) -> None:
             "unknown_task",
             (
                 "there is no task 'ech'; did you mean 'echo'? "
-                "(registered: echo, fail, hang, typed, nightly)"
+                "(registered: echo, hello, fail, hang, typed, nightly)"
             ),
         ),
         (

@@ -54,7 +54,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
         422,
         (
             "there is no task 'ech'; did you mean 'echo'? "
-            "(registered: echo, fail, hang, typed, nightly)"
+            "(registered: echo, hello, fail, hang, typed, nightly)"
         ),
     ),
     ("POST", "/api/v1/tasks/echo/trigger", options(delay="soon"), 422, "Invalid delay soon"),
@@ -79,8 +79,8 @@ BAD: list[tuple[str, str, Any, int, str]] = [
         options(queue={"name": "nowhere"}),
         422,
         (
-            "there is no queue 'nowhere' (known: task/echo, task/fail, task/hang, task/nightly, "
-            "task/typed)"
+            "there is no queue 'nowhere' (known: task/echo, task/fail, task/hang, task/hello, "
+            "task/nightly, task/typed)"
         ),
     ),
     (
