@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,22 @@ class Sdk:
         # str.splitlines would also split at U+2028, which JSON may hold as it is.
         return [json.loads(line) for line in printed.split("\n") if line]
 
+    @contextmanager
+    def follow(self, run_id: str, key: str, **options: object) -> Iterator[Iterator[Any]]:
+        """Yield what `streams.read` yields, as it comes."""
+        asked = json.dumps({"timeoutInSeconds": SILENCE_S} | options)
+        with subprocess.Popen(
+            self._command("read.mjs", run_id, key, asked),
+            cwd=HERE,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            try:
+                yield (json.loads(line) for line in process.stdout)
+            finally:
+                process.kill()
+
     def append(self, run_id: str, key: str, *parts: str) -> None:
         """Send each part with `streams.append`, one after the other."""
         self._run("append.mjs", run_id, key, stdin=json.dumps(parts))
@@ -63,14 +81,10 @@ class Sdk:
         return [json.loads(line) for line in printed.split("\n") if line]
 
     def _run(self, script: str, *arguments: str, stdin: str = "") -> str:
-        environment = self.node.environment(
-            TRIGGER_API_URL=self.url, TRIGGER_SECRET_KEY=self.secret_key, OTEL_SDK_DISABLED="true"
-        )
-        command = [self.node.executable, "--import", "./only_loopback.mjs", script, *arguments]
         done = subprocess.run(
-            command,
+            self._command(script, *arguments),
             cwd=HERE,
-            env=environment,
+            env=self._environment(),
             input=stdin.encode(),
             capture_output=True,
             timeout=PATIENCE_S,
@@ -80,6 +94,14 @@ class Sdk:
             raise SdkError(f"{script} failed ({done.returncode}): {done.stderr.decode()}")
 
         return done.stdout.decode()
+
+    def _command(self, script: str, *arguments: str) -> list[str]:
+        return [self.node.executable, "--import", "./only_loopback.mjs", script, *arguments]
+
+    def _environment(self) -> dict[str, str]:
+        return self.node.environment(
+            TRIGGER_API_URL=self.url, TRIGGER_SECRET_KEY=self.secret_key, OTEL_SDK_DISABLED="true"
+        )
 
 
 class SdkError(Exception):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from contextlib import aclosing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from td_worker import streams
 from td_worker.errors import StreamKeyError
 from tests.gateway_process import GatewayProcess, start_gateway
 from tests.interop.node import HERE, Node
@@ -103,6 +106,26 @@ async def test_the_sdk_follows_a_stream_that_is_being_written(task: PythonTask, 
         await task.write("out", range(part * 10, part * 10 + 10))
 
     assert await reading == list(range(30))
+
+
+async def test_both_readers_go_on_after_the_gateway_died(
+    task: PythonTask, sdk: Sdk, gateway: GatewayProcess
+) -> None:
+    """The SDK and Python are cut off in mid-stream, and each reads the whole stream once."""
+    await task.write("out", range(20))
+    with sdk.follow(RUN, "out", limit=40) as of_sdk, task.at_work():
+        async with aclosing(streams.read(RUN, "out")) as of_python:
+            read_by_sdk = await asyncio.to_thread(lambda: list(islice(of_sdk, 20)))
+            read_by_python = [await anext(of_python) for _ in range(20)]
+
+            gateway.kill()
+            gateway.start()
+            await task.write("out", range(20, 40))
+
+            read_by_python += [await anext(of_python) for _ in range(20)]
+            read_by_sdk += await asyncio.to_thread(lambda: list(islice(of_sdk, 20)))
+
+    assert read_by_sdk == read_by_python == list(range(40))
 
 
 async def test_python_reads_what_the_sdk_appended(task: PythonTask, sdk: Sdk) -> None:
