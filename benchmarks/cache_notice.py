@@ -6,16 +6,27 @@ in each other worker; between them are the write to the shared file, the supervi
 sockets. "Without the file" counts from when the notice is sent.
 
 "All busy": each worker also runs a task that never waits, 16 of them on the CPUs there are.
+
+"A bare byte" is what the machine needs for the same way without us: one process writes a byte to
+another, which writes one to each of 15 that do nothing but read, and note when they did.
 Run it with `make bench-cache`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -112,6 +123,7 @@ class Seen:
 def main() -> None:
     rows = [
         describe("idle", EVICTIONS, spinning=0, goal="p99 2 ms"),
+        describe_floor(),
         describe("all busy", EVICTIONS_BUSY, spinning=WORKERS, goal=""),
     ]
     header = ["workers", "p50, ms", "p99, ms", "without the file: p50", "p99", "arrived", "goal"]
@@ -144,6 +156,67 @@ def describe(label: str, evictions: int, *, spinning: int, goal: str) -> list[st
     since_notice = [[one.since_notice for one in seen] for seen in rounds]
 
     return [label, *_percentiles(since_call), *_percentiles(since_notice), arrived, goal]
+
+
+def describe_floor() -> list[str]:
+    """Return the row of a byte that goes the same way."""
+    rounds = [ping(EVICTIONS) for _ in range(ROUNDS)]
+    arrived = "all" if all(len(seen) == EVICTIONS * (WORKERS - 1) for seen in rounds) else "NOT ALL"
+
+    return ["a bare byte", "", "", *_percentiles(rounds), arrived, ""]
+
+
+def ping(count: int) -> list[float]:
+    """Return the ms that each of so many bytes takes to each of 15 readers."""
+    ours, relayed = socket.socketpair()
+    reported, reporting = os.pipe()
+    readers = [socket.socketpair() for _ in range(WORKERS - 1)]
+    pids = [_fork(partial(_read, end, count, reporting)) for _, end in readers]
+    # Of the readers alone: their end is the end of what is read below.
+    os.close(reporting)
+    pids.append(_fork(lambda: _relay(relayed, [end for end, _ in readers])))
+    sent = []
+    with closing(ours):
+        for _ in range(count):
+            time.sleep(0.01)
+            sent.append(time.monotonic())
+            ours.send(b".")
+        with os.fdopen(reported, "rb") as source:
+            notes = [struct.unpack("<Id", note) for note in iter(lambda: source.read(12), b"")]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    for end in (relayed, *(end for pair in readers for end in pair)):
+        end.close()
+
+    return [(at - sent[number]) * 1e3 for number, at in notes]
+
+
+def _fork(work: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            work()
+        os._exit(0)
+
+    return pid
+
+
+def _relay(source: socket.socket, targets: list[socket.socket]) -> None:
+    while source.recv(1):
+        for target in targets:
+            target.send(b".")
+
+
+def _read(source: socket.socket, count: int, reporting: int) -> None:
+    seen = [struct.pack("<Id", number, _next(source)) for number in range(count)]
+    os.write(reporting, b"".join(seen))
+
+
+def _next(source: socket.socket) -> float:
+    source.recv(1)
+
+    return time.monotonic()
 
 
 def _percentiles(rounds: list[list[float]]) -> list[str]:
