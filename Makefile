@@ -10,7 +10,7 @@ SUITES := tests/unit tests/integration tests/acceptance tests/interop
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test suites lint conformance interop bench bench-cache chaos soak pins clean
+.PHONY: help quickstart test suites lint conformance interop bench bench-cache bench-streams chaos soak pins clean
 
 # A copied folder brings scripts that would run the original's code.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -18,7 +18,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.runtime $(VENV)/.dev)
 endif
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 quickstart: $(VENV)/.runtime ## stream a book from 4 workers and show what happened
 	@$(BIN)/td-runtime run -c configs/quickstart/td-runtime.toml stream-book
@@ -47,11 +47,14 @@ interop: $(VENV)/.node $(VENV)/.s2 ## only the tests that drive the official cli
 	@$(BIN)/python -m pytest -q tests/interop
 
 bench: $(VENV)/.dev ## what the runtime costs, beside what it is compared with
-	@for file in $(filter-out benchmarks/cache_%,$(wildcard benchmarks/[a-z]*.py)) benchmarks/cache_hit.py; do \
+	@for file in $(filter-out benchmarks/cache_% benchmarks/streams_%,$(wildcard benchmarks/[a-z]*.py)) benchmarks/cache_hit.py; do \
 	   $(BIN)/python $$file || exit; done
 
 bench-cache: $(VENV)/.peers ## the credential cache beside other caches, 5 to 10 minutes
 	@for file in benchmarks/cache_*.py; do $(BIN)/python $$file || exit; done
+
+bench-streams: $(VENV)/.node $(VENV)/.s2 ## writing to streams beside the official clients, about 5 minutes
+	@for file in benchmarks/streams_*.py; do $(BIN)/python $$file || exit; done
 
 chaos: $(VENV)/.dev ## attack the credential cache for minutes (SEED=7, SEED=random)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))

@@ -1,37 +1,31 @@
-// write.mjs MODE COUNT RUN KEY: say `ready`, wait for a line on standard input, write COUNT chunks,
-// and print as JSON when that began and ended and what CPU time it took. For benchmarks.
+// write.mjs MODE COUNT SESSION: say `ready`, wait for a line on standard input, write COUNT chunks to
+// the session's `out`, and print as JSON when that began and ended and what CPU time it took.
+// For benchmarks/streams_write.py.
 import { once } from "node:events";
 import readline from "node:readline";
-import { apiClientManager, realtimeStreams } from "@trigger.dev/core/v3";
-import { StandardRealtimeStreamsManager } from "@trigger.dev/core/v3/workers";
-import { streams } from "@trigger.dev/sdk";
+import { sessions } from "@trigger.dev/sdk";
 
-// What the SDK's own worker installs before it runs a task.
-realtimeStreams.setGlobalManager(
-  new StandardRealtimeStreamsManager(apiClientManager.clientOrThrow(), process.env.TRIGGER_API_URL),
-);
-
-const [mode, count, target, key] = process.argv.slice(2);
+const [mode, count, id] = process.argv.slice(2);
+const { out } = sessions.open(id);
 const chunk = { type: "text-delta", id: "t", delta: "a word or two " };
 const chunks = Array(Number(count)).fill(chunk);
-const append = () => streams.append(key, chunk, { target });
 
 const writes = {
   async awaited() {
-    for (const _ of chunks) await append();
+    for (const each of chunks) await out.append(each);
   },
   async at_once(note) {
-    const sent = chunks.map(append);
+    const sent = chunks.map((each) => out.append(each));
     note();
     await Promise.all(sent);
   },
   async bulk() {
-    await streams.pipe(key, ReadableStream.from(chunks), { target }).waitUntilComplete();
+    await out.pipe(ReadableStream.from(chunks)).waitUntilComplete();
   },
 };
 
 const seconds = () => Number(process.hrtime.bigint()) / 1e9;
-await append(); // mints, connects, compiles
+await out.append(chunk); // mints, connects, compiles
 console.log("ready");
 await once(readline.createInterface({ input: process.stdin }), "line");
 
