@@ -135,7 +135,11 @@ class ControlClient:
         except OSError as error:
             self._sock.close()
             raise _not_running(data_dir.path) from error
-        self.ask(Hello(name=name), Hello)
+        try:
+            self.ask(Hello(name=name), Hello)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "ControlClient":
         return self
