@@ -419,19 +419,25 @@ class Dispatcher:
         if blame:
             # Those that wait for their children execute nothing.
             executing = [each for each in held if not each.waiting]
-            self._suspect([each.run for each in executing or held], worker)
+            self._suspect(executing or held, worker)
         released = self._store.release(worker.owner)
         self._releases.add(released)
         released.add_done_callback(self._releases.discard)
         released.add_done_callback(self._released)
 
-    def _suspect(self, runs: list[Run], worker: Worker) -> None:
-        if len(runs) == 1:
-            self._outcomes.blame(runs[0], worker.exit_status, stuck=worker.stuck)
+    def _suspect(self, held: list[HeldRun], worker: Worker) -> None:
+        if len(held) == 1:
+            run = held[0].run
+            self._outcomes.blame(
+                run,
+                worker.exit_status,
+                stuck=worker.stuck,
+                log_tail=worker.last_lines(run.id),
+            )
         else:
-            now = time.time()
-            lived = max((now - (run.started_at or now) for run in runs), default=0.0)
-            self._suspects.died_together((run.id for run in runs), lived=lived)
+            now = time.monotonic()
+            lived = max((now - each.since for each in held), default=0.0)
+            self._suspects.died_together((each.run.id for each in held), lived=lived)
 
     def _released(self, future: "asyncio.Future[list[Run]]") -> None:
         if self._failed(future):

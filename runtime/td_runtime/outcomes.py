@@ -113,13 +113,21 @@ class Outcomes:
         )
         self._time_out(run, error, 0)
 
-    def blame(self, run: Run, exit_status: int, *, stuck: str | None = None) -> None:
+    def blame(
+        self,
+        run: Run,
+        exit_status: int,
+        *,
+        stuck: str | None = None,
+        log_tail: str | None = None,
+    ) -> None:
         """Retry a run whose worker died under it, at once the first time, or call it crashed.
 
         Args:
             run: It was alone in its worker.
             exit_status: How the worker ended; negative for a signal.
             stuck: What kept the worker from working, if it was killed for that.
+            log_tail: The last lines it logged.
         """
         changed: asyncio.Future[Any]
         error = _death(exit_status, stuck)
@@ -127,7 +135,7 @@ class Outcomes:
         if run.crashes + 1 >= self._tasks[run.task].max_crashes or delay is None:
             self._suspects.caught(run.id)
             self._suspects.cleared(run.id)
-            changed = self._store.finish(*_attempt(run), Crashed(error))
+            changed = self._store.finish(*_attempt(run), Crashed(error, log_tail))
             event = "run.crashed"
         elif run.crashes == 0:
             self._suspects.caught(run.id)

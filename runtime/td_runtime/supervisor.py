@@ -167,7 +167,7 @@ class Supervisor:
 
         return self._data_dir.secret()
 
-    def _configure_logs(self, worker: int | None) -> None:
+    def _configure_logs(self, worker: int | None, ring: logs.LineRing | None = None) -> None:
         config = self._config
         logs.configure(
             self._sink.fd,
@@ -177,6 +177,7 @@ class Supervisor:
             worker=worker,
             max_line=config.limits.log_line,
             max_traceback=config.limits.traceback,
+            ring=ring,
         )
         logs.register_secret(self._secret.reveal())
 
@@ -506,7 +507,7 @@ class Supervisor:
 
         return WorkerPool(
             runtime.workers,
-            body=lambda number, sock: self.run_worker(number, sock, url),
+            body=lambda number, sock, ring: self.run_worker(number, sock, url, ring),
             secret=self._secret,
             sink=self._sink,
             events=WorkerEvents(
@@ -550,11 +551,11 @@ class Supervisor:
             attach=attach,
         )
 
-    def run_worker(self, number: int, sock: socket.socket, url: str) -> int:
+    def run_worker(self, number: int, sock: socket.socket, url: str, ring: logs.LineRing) -> int:
         """Be worker *number*, in the forked child: log as this worker, capture what is printed."""
         from td_worker.process import run_worker
 
-        self._configure_logs(number)
+        self._configure_logs(number, ring)
         # Task code and what it starts must not find the key in their environment.
         for name in self._config.secret_variables:
             os.environ.pop(name, None)

@@ -19,6 +19,7 @@ import structlog
 from td_runtime.errors import TaskImportError, TdRuntimeError, TooManyRestartsError
 from td_runtime.fork import Child, fork_child
 from td_runtime.log_sink import LogSink
+from td_runtime.logs import LineRing
 from td_runtime.restart import Deaths, RestartPolicy
 from td_runtime.secret import Secret
 from td_runtime.store import Run
@@ -71,6 +72,8 @@ class HeldRun:
     """A run that a worker has."""
 
     run: Run
+    since: float = field(default_factory=time.monotonic)
+    """When it was handed out."""
     waits: int = 0
     """How many of its calls wait for children."""
     moving: bool = False
@@ -91,6 +94,8 @@ class Worker:
     """Names this process among all workers there ever were: the fence of its runs (R5)."""
     child: Child
     channel: Channel[FromWorker]
+    ring: LineRing
+    """The last lines it logged."""
     tasks: frozenset[str] | None = None
     """Those it knows; None: any."""
     generation: int = 0
@@ -129,6 +134,10 @@ class Worker:
         """How many places its runs take."""
         return sum(not held.waiting for held in self.runs.values())
 
+    def last_lines(self, run_id: str) -> str | None:
+        """Return what it logged last of that run, and of itself."""
+        return self.ring.tail(run_id)
+
     def kill(self) -> None:
         """End the process and what it started, at once."""
         if self.state is WorkerState.READY:
@@ -152,7 +161,8 @@ class WorkerPool:
 
     Args:
         count: How many workers to keep.
-        body: What a worker does in its own process; gets its number and its socket.
+        body: What a worker does in its own process; gets its number, its socket, and where its
+            last lines are kept.
         secret: The API key, sent to each worker as its first message.
         sink: Where workers' log lines go; told whom to kill should the supervisor die.
         events: Who is told what.
@@ -165,7 +175,7 @@ class WorkerPool:
         self,
         count: int,
         *,
-        body: Callable[[int, socket.socket], int],
+        body: Callable[[int, socket.socket, LineRing], int],
         secret: Secret,
         sink: LogSink,
         events: WorkerEvents,
@@ -321,35 +331,37 @@ class WorkerPool:
 
     def _try_fork(self, number: int, place: int) -> Worker | None:
         try:
-            child, sock = self._fork_child(number)
+            child, sock, ring = self._fork_child(number)
         except OSError as error:
             log.error("worker.boot_failed", error_message=f"it cannot be forked: {error}")
             return None
         # Before anything else: from here on a death of the supervisor must not leave it behind.
         self._sink.guard(child.pid)
-        worker = self.workers[place] = self._adopt(number, child, sock)
+        worker = self.workers[place] = self._adopt(number, child, sock, ring)
         worker.channel.send(Welcome(secret_key=self._secret.reveal()))
         log.info("worker.started", number=number, worker_pid=worker.pid)
 
         return worker
 
-    def _fork_child(self, number: int) -> tuple[Child, socket.socket]:
+    def _fork_child(self, number: int) -> tuple[Child, socket.socket, LineRing]:
+        ring = LineRing()
         ours, theirs = socket.socketpair()
         try:
             child = fork_child(
-                lambda: self._body(number, theirs),
+                lambda: self._body(number, theirs, ring),
                 name=f"td-worker-{number}",
                 keep=[theirs.fileno(), self._sink.fd],
             )
         except OSError:
             ours.close()
+            ring.close()
             raise
         finally:
             theirs.close()
 
-        return child, ours
+        return child, ours, ring
 
-    def _adopt(self, number: int, child: Child, sock: socket.socket) -> Worker:
+    def _adopt(self, number: int, child: Child, sock: socket.socket, ring: LineRing) -> Worker:
         def receive(message: FromWorker) -> None:
             self._receive(worker, message)
 
@@ -367,6 +379,7 @@ class WorkerPool:
             channel=Channel(
                 sock, decoder=_decoder, on_message=receive, on_closed=closed, loop=self._loop
             ),
+            ring=ring,
             tasks=self._tasks,
             generation=self._generation,
         )
@@ -509,6 +522,7 @@ class WorkerPool:
         self._forget(worker)
         self._log_exit(worker)
         self._events.on_gone(worker)
+        worker.ring.close()
         if self._stopping:
             self._note_gone()
             return

@@ -12,6 +12,8 @@ from td_runtime.control import (
     Accepted,
     ControlClient,
     ControlRefusedError,
+    GetRun,
+    RunDetails,
     RunView,
     TriggerRuns,
     WaitForRun,
@@ -89,6 +91,7 @@ async def innocent(payload):
     return payload
 
 async def poison(payload):
+    print("last words")
     os.kill(os.getpid(), 9)
 
 async def leave_a_daemon(payload):
@@ -316,6 +319,11 @@ def test_neighbours_of_a_poisonous_run_are_not_blamed(data_dir: Path) -> None:
         assert [view.outcome.status for view in others] == ["COMPLETED"] * 5
         assert [view.attempt for view in others] == [2] * 5
         assert len(runtime.find("worker.exited")) == 4
+        with ControlClient(runtime.data_dir) as client:
+            tail = client.ask(GetRun(run_id=poison.outcome.id), RunDetails).log_tail
+        assert tail is not None
+        assert '"run.started"' in tail.splitlines()[0]
+        assert '"last words"' in tail.splitlines()[1]
 
 
 def test_a_run_that_waits_in_several_calls_leaves_its_place_to_their_children(

@@ -31,13 +31,15 @@ from structlog.typing import EventDict, WrappedLogger
 from td_runtime.logs.masking import redact, register_secret
 from td_runtime.logs.printed import CapturedOutput, LineStream, StreamName
 from td_runtime.logs.render import Format, Renderer
-from td_runtime.logs.sender import Sender, make_sender
+from td_runtime.logs.ring import LineRing
+from td_runtime.logs.sender import KeepingSender, Sender, make_sender
 from td_runtime.logs.values import describe_exception, read_exc_info
 
 __all__ = [
     "CapturedOutput",
     "Format",
     "Level",
+    "LineRing",
     "LineStream",
     "Renderer",
     "capture_prints",
@@ -93,6 +95,7 @@ def configure(
     worker: int | None,
     max_line: int = 65_536,
     max_traceback: int = 65_536,
+    ring: LineRing | None = None,
 ) -> None:
     """Log from now on to *fd*, also what stdlib `logging` and `warnings` say.
 
@@ -104,10 +107,13 @@ def configure(
         worker: Number of this worker; None in processes that are none.
         max_line: Bytes; longer lines are cut and marked.
         max_traceback: Bytes; longer tracebacks are cut in the middle.
+        ring: Where the last lines are kept, too.
     """
     global _process
     renderer = Renderer(format=format, host=host, worker=worker, max_line=max_line)
     sender = make_sender(fd, lambda count: _render_dropped(renderer, count))
+    if ring is not None:
+        sender = KeepingSender(sender, ring)
     _process = _Process(renderer, sender, max_traceback)
     _set_level(_LEVELS[level])
     structlog.configure(

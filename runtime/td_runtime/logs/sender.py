@@ -9,7 +9,9 @@ import stat
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["DirectSender", "Sender", "SinkSender", "make_sender"]
+from td_runtime.logs.ring import LineRing
+
+__all__ = ["DirectSender", "KeepingSender", "Sender", "SinkSender", "make_sender"]
 
 
 class Sender(Protocol):
@@ -92,6 +94,23 @@ class DirectSender:
 
     def close(self, timeout: float) -> None:
         """Nothing is ever left unsaid."""
+
+
+class KeepingSender:
+    """Sends lines on, and keeps the last ones where they outlive this process."""
+
+    def __init__(self, sender: Sender, ring: LineRing) -> None:
+        self._sender = sender
+        self._ring = ring
+
+    def send(self, line: bytes) -> None:
+        """Keep one line and send it."""
+        self._ring.put(line)
+        self._sender.send(line)
+
+    def close(self, timeout: float) -> None:
+        """Say what is still unsaid."""
+        self._sender.close(timeout)
 
 
 def make_sender(fd: int | None, render_dropped: Callable[[int], bytes]) -> Sender:

@@ -37,6 +37,7 @@ class FakeWorker:
         self.exit_status = -9
         self.stuck: str | None = None
         self.tasks: frozenset[str] | None = None
+        self.last_lines = "the last lines of {}".format
         self.assigned: asyncio.Queue[Any] = asyncio.Queue()
         self.channel = self
         self.said: list[Any] = []

@@ -46,7 +46,7 @@ async def test_a_worker_that_cannot_be_forked_is_tried_again_then_given_up(no_pr
     given_up: asyncio.Future[TdRuntimeError] = asyncio.get_running_loop().create_future()
     pool = WorkerPool(
         1,
-        body=lambda number, sock: 0,
+        body=lambda number, sock, ring: 0,
         secret=Secret("tr_prod_x"),
         sink=Sink(),  # type: ignore[arg-type]
         events=WorkerEvents(
