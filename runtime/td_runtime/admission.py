@@ -115,6 +115,7 @@ def _check_keys(item: TriggerItem, limits: LimitsConfig) -> None:
     for name, key in (
         ("idempotency_key", item.idempotency_key),
         ("concurrency_key", item.concurrency_key),
+        ("stream_run_id", item.stream_run_id),
     ):
         if key is not None and not 0 < len(key) <= limits.key_length:
             raise TriggerError(

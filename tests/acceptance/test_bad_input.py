@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -142,6 +143,97 @@ CONFIGS = {
             'environment variable TD_RUNTIME_LIMITS__BATCH: limits.batch = "many": must be a whole',
             "at: {config}",
         ),
+    ),
+    "no cron pattern": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + '\ncron = "61 * * * *"',
+        says=(
+            (
+                '{config}: tasks[0].cron (task "hello") = "61 * * * *": must be a cron pattern of five '
+                'fields, such as "*/15 * * * *" or "0 9 * * MON-FRI"; bad minute'
+            ),
+        ),
+    ),
+    "a cron pattern with seconds": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + '\ncron = "0 * * * * *"',
+        says=(
+            '= "0 * * * * *": must be a cron pattern',
+            "five fields: minute, hour, day of month, month, day of week",
+        ),
+    ),
+    "no time zone": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + '\ntimezone = "Mars/Olympus"',
+        says=(
+            (
+                '{config}: tasks[0].timezone (task "hello") = "Mars/Olympus": must be a time zone that '
+                'this machine knows, such as "UTC" or "Europe/Berlin"'
+            ),
+        ),
+    ),
+    "no policy for missed ticks": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + '\nmissed_ticks = "all"',
+        says=('.missed_ticks (task "hello") = "all": must be one of "run_once", "skip"',),
+    ),
+    "no attempt": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + "\nretry = {max_attempts = 0}",
+        says=(
+            (
+                '{config}: tasks[0].retry.max_attempts (task "hello") = 0: '
+                "must be a whole number from 1 to 1000"
+            ),
+        ),
+    ),
+    "an unknown key of retry": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + "\nretry = {attempts = 3}",
+        says=('= 3: is not a key of this table; did you mean "tasks[0].retry.max_attempts"?',),
+    ),
+    "retry is a number": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + "\nretry = 3",
+        says=('.retry (task "hello") = 3: must be a table such as {{max_attempts = 3}}',),
+    ),
+    "waits that exclude each other": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + '\nretry = {min_timeout = "10s", max_timeout = "1s"}',
+        says=(
+            (
+                '{config}: tasks[0].retry.min_timeout (task "hello") = "10s": '
+                "must not exceed max_timeout, which is 1s"
+            ),
+        ),
+    ),
+    "no room for a run": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + "\nconcurrency = 0",
+        says=('.concurrency (task "hello") = 0: must be a whole number from 1 to 1000000',),
+    ),
+    "fewer replicas than none": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + "\nreplicas = -1",
+        says=('.replicas (task "hello") = -1: must be a whole number from 0 to 10000',),
+    ),
+    "a queue of two words": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + '\nqueue = "two words"',
+        says=('.queue (task "hello") = "two words": must be 1 to 128 letters, digits',),
+    ),
+    "a duration without a unit": Broken(
+        old=ENTRYPOINT,
+        new=ENTRYPOINT + "\nmax_duration = 30",
+        says=('.max_duration (task "hello") = 30: must be a duration from 10ms to 365d',),
+    ),
+    "history for ever": Broken(
+        new='[store]\nretention_age = "forever"\n',
+        says=('{config}: store.retention_age = "forever": must be a duration from 1s to 3650d',),
+    ),
+    "a limit that no message has room for": Broken(
+        new='[limits]\npayload = "1 GiB"\n',
+        says=('{config}: limits.payload = "1 GiB": must be a size from 1KiB to 15MiB',),
     ),
     "an address of another machine": Broken(
         new='[gateway]\nlisten = "192.0.2.1:0"\nallow_other_interfaces = true\n',
@@ -415,3 +507,223 @@ def test_a_payload_that_the_task_refuses_starts_no_run(runtime: RuntimeProcess) 
     assert f"task 'order' cannot take this payload: {why}" in said[0]
     assert "missing required field `number`" in said[1]
     assert runtime.find("run.accepted", task="order") == []
+
+
+# ---------------------------------------------------------------- commands
+
+_NO_RUN = "run_" + "0" * 25
+_RUNS_LIST = (
+    "next: `td-runtime runs list` shows all; finished ones are deleted after 30d "
+    "(store.retention_age) or when there are more than 1,000,000 (store.retention_count)."
+)
+_A_TIME = (
+    "next: Write 90s or 2h, or a time such as 2026-11-23T14:00 (of this host) or 2026-11-23T14:00Z."
+)
+_A_DURATION = "next: Write it as 200ms, 2s or 1m30s."
+
+#: Arguments, exit code, and all that is said after "td-runtime: ".
+COMMANDS = {
+    "a status that there is not": (
+        "runs list --status faild",
+        2,
+        (
+            "'faild' is no status; did you mean FAILED? at: --status next: They are QUEUED, DELAYED, "
+            "EXECUTING, WAITING, RETRYING, COMPLETED, FAILED, CRASHED, TIMED_OUT, CANCELED, EXPIRED."
+        ),
+    ),
+    "no time": (
+        "runs list --since yesterday",
+        2,
+        f"'yesterday' is neither a duration nor a time at: --since {_A_TIME}",
+    ),
+    "two pages": (
+        "runs list --before run_x --after run_y",
+        2,
+        "--before and --after are different pages next: Give one of them.",
+    ),
+    "a parent that there is not": (
+        "runs list --parent run_nope",
+        1,
+        f"there is no run 'run_nope' at: {{store}} {_RUNS_LIST}",
+    ),
+    "a run that there is not": (
+        f"runs show {_NO_RUN}",
+        1,
+        f"there is no run '{_NO_RUN}' at: {{store}} {_RUNS_LIST}",
+    ),
+    "too short a beginning": (
+        "runs show run_0",
+        1,
+        f"there is no run 'run_0' at: {{store}} {_RUNS_LIST}",
+    ),
+    "several things at once": (
+        "runs show run_x --payload --output",
+        2,
+        "--payload, --output and --tree exclude each other",
+    ),
+    "a run to cancel that there is not": (
+        f"runs cancel {_NO_RUN}",
+        1,
+        f"there is no run '{_NO_RUN}' at: {{store}} {_RUNS_LIST}",
+    ),
+    "a run to replay that there is not": (
+        f"runs replay {_NO_RUN}",
+        1,
+        f"there is no run '{_NO_RUN}' at: {{store}} {_RUNS_LIST}",
+    ),
+    "a run to wait for that there is not": (
+        f"runs wait {_NO_RUN}",
+        1,
+        f"there is no run '{_NO_RUN}' at: {{store}} {_RUNS_LIST}",
+    ),
+    "no time-out": (
+        "runs wait run_x --timeout 5",
+        2,
+        f"'5' is no duration at: --timeout {_A_DURATION}",
+    ),
+    "no delay": (
+        "trigger hello --delay soon",
+        2,
+        f"'soon' is neither a duration nor a time at: --delay {_A_TIME}",
+    ),
+    "a date that there is not": (
+        "trigger hello --delay 2026-02-30",
+        2,
+        f"'2026-02-30' is neither a duration nor a time at: --delay {_A_TIME}",
+    ),
+    "no ttl": ("trigger hello --ttl 5m30", 2, f"'5m30' is no duration at: --ttl {_A_DURATION}"),
+    "no duration of an attempt": (
+        "trigger hello --max-duration 1y",
+        2,
+        f"'1y' is no duration at: --max-duration {_A_DURATION}",
+    ),
+    "too many attempts": (
+        "trigger hello --max-attempts 5000",
+        1,
+        "max_attempts = 5000 for task 'hello'; it must be from 1 to 1000 at: {config}",
+    ),
+    "a queue that there is not": (
+        "trigger hello --queue task/helo",
+        1,
+        (
+            "there is no queue 'task/helo'; did you mean 'task/hello'? "
+            "(known: task/hello, task/hold, task/order) at: {config}"
+        ),
+    ),
+    "metadata in a file that there is not": (
+        "trigger hello --metadata @/nowhere",
+        2,
+        (
+            "the metadata's file cannot be read: No such file or directory at: --metadata @/nowhere "
+            "next: Name a file that exists, after the @."
+        ),
+    ),
+    "a time for no key": (
+        "trigger hello --idempotency-key-ttl 1h",
+        2,
+        "--idempotency-key-ttl without --idempotency-key says nothing",
+    ),
+    "a batch and a payload": (
+        "trigger hello --batch - --payload 1",
+        2,
+        "--batch has the payloads, so there is no --payload",
+    ),
+    "a batch with one key": (
+        "trigger hello --batch - --idempotency-key k",
+        2,
+        "--batch with one --idempotency-key would be one run, however many lines there are",
+    ),
+    "a batch that cannot be read": (
+        "trigger hello --batch /nowhere",
+        2,
+        "the batch cannot be read: No such file or directory at: --batch /nowhere",
+    ),
+    "an empty batch": ("trigger hello --batch -", 2, "the batch has no lines at: --batch -"),
+    "too long a drain": ("drain --timeout 8d", 2, "'8d' is longer than 7d at: --timeout"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), COMMANDS.values(), ids=COMMANDS.keys())
+def test_a_wrong_command_is_told_in_so_many_words(
+    runtime: RuntimeProcess, arguments: str, code: int, says: str
+) -> None:
+    """It exits with its code, says what is wrong, where, and what to do, and changes nothing."""
+    done = td(*arguments.split(), config=runtime.config)
+
+    store = runtime.data_dir.run_store
+    expected = f"td-runtime: {says.format(config=runtime.config, store=store)}"
+    assert _refused(done, code).strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("runs list --limit 0", "Invalid value for '--limit': 0 is not in the range 1<=x<=10000."),
+        ("runs show", "Missing argument 'RUN'."),
+        ("runs cancel", "Missing argument 'RUN...'."),
+        ("tasks lst", "No such command 'lst'. Did you mean 'list'?"),
+        ("stop --noww", "No such option: --noww (Possible options: --now)"),
+        ("trigger hello --priority high", "'--priority': 'high' is not a valid float."),
+        ("trigger hello --max-attempts 0", "'--max-attempts': 0 is not in the range x>=1."),
+    ],
+)
+def test_a_command_that_is_no_command_is_told(
+    runtime: RuntimeProcess, arguments: str, says: str
+) -> None:
+    """What the parser refuses exits with 2, and names the argument and its value."""
+    done = td(*arguments.split(), config=runtime.config, env={"COLUMNS": "200"})
+
+    assert says in _refused(done, 2)
+
+
+def test_a_beginning_of_several_ids_is_told(runtime: RuntimeProcess) -> None:
+    """It names runs that begin so, and asks for more characters."""
+    first, second = runtime.trigger_many("hello", [1, 2])
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=True))
+    prefix = "".join(letter for letter, _ in same)
+
+    said = _refused(td("runs", "show", prefix, config=runtime.config), 2)
+
+    assert f"several runs begin with '{prefix}': {prefix}" in said
+    assert "next: Give more characters of the one you mean." in said
+
+
+def test_a_line_of_a_batch_that_is_no_json_starts_no_run(
+    runtime: RuntimeProcess, tmp_path: Path
+) -> None:
+    """Its number and its text are told; nothing of the batch is triggered."""
+    lines = tmp_path / "lines"
+    lines.write_text("1\n2\n{three}\n")
+
+    done = td(
+        *("trigger", "hello", "--batch", str(lines), "--tag", "broken-batch"), config=runtime.config
+    )
+
+    said = _refused(done, 2)
+    assert "td-runtime: line 3 is not JSON: " in said
+    assert f"got '{{three}}' at: --batch {lines} next: Each line is the payload of one run." in said
+    found = td("runs", "list", "--tag", "broken-batch", config=runtime.config)
+    assert found.stderr == "no runs\n"
+
+
+def test_a_batch_that_is_refused_in_the_middle_says_how_far_it_came(
+    runtime: RuntimeProcess,
+) -> None:
+    """Parts before are accepted; the message says which line is the first that is not."""
+    lines = "".join('{"number": 1}\n' for _ in range(500)) + '{"numbr": 1}\n'
+
+    done = td("trigger", "order", "--batch", "-", config=runtime.config, stdin=lines)
+
+    said = _refused(done, 1)
+    assert "missing required field `number`" in said
+    assert "next: The first 500 lines are accepted (run_" in said
+    assert "go on with line 501" in said
+
+
+def test_a_list_before_the_first_start_is_told(data_dir: Path) -> None:
+    """Without a run store `runs list` exits with 6, and says where it would be."""
+    config = write_project(data_dir, {"hello": "tasks:hello"}, tasks=TASKS)
+
+    said = _refused(td("runs", "list", config=config), 6)
+
+    assert f"there is no run store yet at: {data_dir}/data/runs.db" in said

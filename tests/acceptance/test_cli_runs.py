@@ -527,7 +527,7 @@ def test_stop_returns_when_it_is_gone(data_dir: Path, words: list[str]) -> None:
 
         pid = started.process.pid
         assert (done.returncode, done.stdout) == (0, f"stopped (pid {pid})\n")
-        assert done.stderr.startswith("1 run is under way and gets ")
+        assert done.stderr.startswith("1 run is under way: ")
         assert started.end()[0] == 0
     (run,) = answer(td("runs", "list", "--json", config=config))["runs"]
     assert (run["run_id"], run["status"]) == (run_id, "QUEUED")

@@ -1,6 +1,7 @@
 """What commands print of runs that they have asked for, or waited for."""
 
 import select
+import time
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from td_runtime.units import format_duration
 __all__ = [
     "accepted_documents",
     "finish",
+    "new_document",
     "print_document",
     "print_outcome",
     "run_document",
@@ -43,15 +45,24 @@ def run_document(view: RunView) -> dict[str, Any]:
     }
 
 
-def accepted_documents(client: ControlClient, accepted: Accepted) -> list[dict[str, Any]]:
-    """Return what is known of runs that were just accepted.
+def accepted_documents(
+    client: ControlClient, accepted: Accepted, *, run_at: float | None = None
+) -> list[dict[str, Any]]:
+    """Return what is known of runs that were just accepted, to start at a time or at once.
 
     A run that an idempotency key has led to may be anywhere in its life.
     """
     return [
-        _document(run_id, "QUEUED") if is_new else _look_up(client, run_id)
+        new_document(run_id, run_at) if is_new else _look_up(client, run_id)
         for run_id, is_new in zip(accepted.run_ids, accepted.created, strict=True)
     ]
+
+
+def new_document(run_id: str, run_at: float | None = None) -> dict[str, Any]:
+    """Return what is known of a run that is new."""
+    is_later = run_at is not None and run_at > time.time()
+
+    return _document(run_id, "DELAYED" if is_later else "QUEUED")
 
 
 def _look_up(client: ControlClient, run_id: str) -> dict[str, Any]:

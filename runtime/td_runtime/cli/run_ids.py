@@ -13,7 +13,7 @@ from td_runtime.units import format_duration
 if TYPE_CHECKING:
     from td_runtime.store import RunReader
 
-__all__ = ["complete_id", "complete_ids", "explained", "unknown_run_advice"]
+__all__ = ["complete_id", "complete_ids", "explained", "unknown_run"]
 
 _ID_LENGTH: Final = len("run_06h0h9v31czypsrrbz3w8jf7j")
 _SHORTEST: Final = len("run_") + 4
@@ -48,11 +48,7 @@ async def complete_id(reader: "RunReader", config: Config, text: str) -> str:
     if len(text) >= _SHORTEST:
         found = await reader.ids_beginning_with(text, limit=_SHOWN + 1)
     if not found:
-        raise TdRuntimeError(
-            f"there is no run {text!r}",
-            where=str(DataDir(config.runtime.data_dir).run_store),
-            advice=unknown_run_advice(config),
-        )
+        raise unknown_run(config, text)
     if len(found) > 1:
         more = ", …" if len(found) > _SHOWN else ""
         raise UsageError(
@@ -63,14 +59,16 @@ async def complete_id(reader: "RunReader", config: Config, text: str) -> str:
     return found[0]
 
 
-def unknown_run_advice(config: Config) -> str:
-    """Return what to do about a run that is not there."""
+def unknown_run(config: Config, *texts: str) -> TdRuntimeError:
+    """Return the error for runs that are not there, with what to do about it."""
     store = config.store
 
-    return (
-        "`td-runtime runs list` shows all; finished ones are deleted after "
+    return TdRuntimeError(
+        f"there is no run {', '.join(map(repr, texts))}",
+        where=str(DataDir(config.runtime.data_dir).run_store),
+        advice="`td-runtime runs list` shows all; finished ones are deleted after "
         f"{format_duration(store.retention_age)} (store.retention_age) or when there are more "
-        f"than {store.retention_count:,} (store.retention_count)."
+        f"than {store.retention_count:,} (store.retention_count).",
     )
 
 
@@ -80,9 +78,10 @@ def explained(config: Config) -> Iterator[None]:
     try:
         yield
     except ControlRefusedError as error:
-        error.where = error.where or str(config.path)
         if error.code == "unknown_run":
-            error.advice = unknown_run_advice(config)
+            known = unknown_run(config, "")
+            error.where, error.advice = known.where, known.advice
+        error.where = error.where or str(config.path)
         raise
 
 

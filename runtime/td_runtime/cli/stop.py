@@ -10,6 +10,7 @@ import typer
 from td_runtime.cli.options import ConfigOption, JsonOption, connect, load, print_json, read_seconds
 from td_runtime.cli.run_ids import explained
 from td_runtime.control import GetStatus, StatusView, Stopping, StopRuntime
+from td_runtime.errors import UsageError
 from td_runtime.units import format_duration
 
 __all__ = ["drain", "stop"]
@@ -42,6 +43,10 @@ def drain(
 ) -> None:
     """Let runs under way end, however long they take, then stop; return when it is gone."""
     seconds = _HOWEVER_LONG if timeout is None else read_seconds(timeout, "--timeout")
+    if seconds > _HOWEVER_LONG:
+        raise UsageError(
+            f"{timeout!r} is longer than {format_duration(_HOWEVER_LONG)}", where="--timeout"
+        )
     _end(config, seconds, json=json)
 
 
@@ -68,7 +73,8 @@ def _end(config: Path | None, drain_timeout: float | None, *, json: bool) -> Non
 def _tell_what_is_under_way(view: StatusView, patience: float) -> None:
     count = sum(worker.runs for worker in view.workers)
     if count:
-        runs = (
-            "1 run is under way and gets" if count == 1 else f"{count} runs are under way and get"
+        runs = "1 run is" if count == 1 else f"{count} runs are"
+        given = (
+            f"waiting for at most {format_duration(patience)}" if patience else "requeued at once"
         )
-        typer.echo(f"{runs} {format_duration(patience)}", err=True)
+        typer.echo(f"{runs} under way: {given}", err=True)

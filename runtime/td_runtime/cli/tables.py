@@ -12,6 +12,7 @@ __all__ = ["moment", "print_table", "short_moment", "span"]
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
+_YEAR: Final = 365.2425 * _DAY
 
 _SHORT: Final = 12
 """Columns up to this width stay on one line; wider ones share what the terminal has left."""
@@ -62,7 +63,10 @@ def moment(at: float | None) -> str:
     if at is None:
         return ""
 
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError):
+        return f"in the year {1970 + at / _YEAR:,.0f}"
 
 
 def short_moment(at: float) -> str:

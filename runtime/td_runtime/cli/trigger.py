@@ -21,6 +21,7 @@ from td_runtime.cli.options import (
 from td_runtime.cli.outcomes import (
     accepted_documents,
     finish,
+    new_document,
     print_document,
     run_document,
     wait_for,
@@ -142,7 +143,7 @@ def _trigger_one(config: Config, item: TriggerItem, *, wait: bool, json: bool) -
         if wait:
             document = run_document(wait_for(client, accepted.run_ids[0]))
         else:
-            (document,) = accepted_documents(client, accepted)
+            (document,) = accepted_documents(client, accepted, run_at=item.run_at)
     print_document(document, json=json)
     if wait:
         finish([document])
@@ -156,7 +157,7 @@ def _trigger_many(config: Config, items: list[TriggerItem], *, wait: bool, json:
         documents: list[dict[str, Any]] = [
             run_document(wait_for(client, run_id))
             if wait
-            else {"run_id": run_id, "status": "QUEUED", "output": None, "error": None}
+            else new_document(run_id, items[0].run_at)
             for run_id in run_ids
         ]
     if json:

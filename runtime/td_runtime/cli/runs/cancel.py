@@ -5,9 +5,8 @@ from typing import Annotated
 import typer
 
 from td_runtime.cli.options import ConfigOption, JsonOption, connect, load, print_json
-from td_runtime.cli.run_ids import complete_ids, explained, unknown_run_advice
+from td_runtime.cli.run_ids import complete_ids, explained, unknown_run
 from td_runtime.control import CanceledRuns, CancelRuns
-from td_runtime.errors import ExitCode
 
 __all__ = ["RunsArgument", "cancel"]
 
@@ -44,12 +43,7 @@ def cancel(
     else:
         _print(answer)
     if answer.unknown:
-        typer.echo(
-            f"td-runtime: there is no run {', '.join(map(repr, answer.unknown))}\n"
-            f"  next: {unknown_run_advice(loaded)}",
-            err=True,
-        )
-        raise typer.Exit(ExitCode.FAILED)
+        raise unknown_run(loaded, *answer.unknown)
 
 
 def _print(answer: CanceledRuns) -> None:
