@@ -149,8 +149,8 @@ CONFIGS = {
         new=ENTRYPOINT + '\ncron = "61 * * * *"',
         says=(
             (
-                '{config}: tasks[0].cron (task "hello") = "61 * * * *": must be a cron pattern of five '
-                'fields, such as "*/15 * * * *" or "0 9 * * MON-FRI"; bad minute'
+                '{config}: tasks[0].cron (task "hello") = "61 * * * *": must be a cron pattern of '
+                'five fields, such as "*/15 * * * *" or "0 9 * * MON-FRI"; bad minute'
             ),
         ),
     ),
@@ -167,8 +167,8 @@ CONFIGS = {
         new=ENTRYPOINT + '\ntimezone = "Mars/Olympus"',
         says=(
             (
-                '{config}: tasks[0].timezone (task "hello") = "Mars/Olympus": must be a time zone that '
-                'this machine knows, such as "UTC" or "Europe/Berlin"'
+                '{config}: tasks[0].timezone (task "hello") = "Mars/Olympus": must be a time zone '
+                'that this machine knows, such as "UTC" or "Europe/Berlin"'
             ),
         ),
     ),
@@ -527,8 +527,9 @@ COMMANDS = {
         "runs list --status faild",
         2,
         (
-            "'faild' is no status; did you mean FAILED? at: --status next: They are QUEUED, DELAYED, "
-            "EXECUTING, WAITING, RETRYING, COMPLETED, FAILED, CRASHED, TIMED_OUT, CANCELED, EXPIRED."
+            "'faild' is no status; did you mean FAILED? at: --status next: They are QUEUED, "
+            "DELAYED, EXECUTING, WAITING, RETRYING, COMPLETED, FAILED, CRASHED, TIMED_OUT, "
+            "CANCELED, EXPIRED."
         ),
     ),
     "no time": (
@@ -614,8 +615,8 @@ COMMANDS = {
         "trigger hello --metadata @/nowhere",
         2,
         (
-            "the metadata's file cannot be read: No such file or directory at: --metadata @/nowhere "
-            "next: Name a file that exists, after the @."
+            "the metadata's file cannot be read: No such file or directory at: --metadata "
+            "@/nowhere next: Name a file that exists, after the @."
         ),
     ),
     "a time for no key": (

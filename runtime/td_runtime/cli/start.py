@@ -46,6 +46,6 @@ def start(
 
 
 def _reloading(config: Config) -> contextlib.AbstractContextManager[None]:
-    from td_runtime.reloader import reloading_on_changes
+    from td_runtime.code_watch import reloading_on_changes
 
     return reloading_on_changes(config)

@@ -5,7 +5,7 @@ forks, must have one alone. It sends SIGHUP, and ends when the supervisor does, 
 
 ::
 
-    python -m td_runtime.reloader CONFIG PIDFD
+    python -m td_runtime.code_watch CONFIG PIDFD
 """
 
 import importlib.util
@@ -54,7 +54,7 @@ def reloading_on_changes(config: Config) -> Iterator[None]:
         # -P: modules that happen to lie in the working folder must not be taken for ours. A group
         # of its own: Ctrl-C is for the supervisor.
         watcher = subprocess.Popen(  # noqa: S603  our own module, our own interpreter
-            [sys.executable, "-P", "-m", "td_runtime.reloader", str(config.path), str(pidfd)],
+            [sys.executable, "-P", "-m", "td_runtime.code_watch", str(config.path), str(pidfd)],
             pass_fds=[pidfd],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
@@ -92,7 +92,7 @@ class _Supervisor:
 
     def _state(self) -> str:
         try:
-            with ControlClient(self._data_dir, name="reloader") as client:
+            with ControlClient(self._data_dir, name="start --reload") as client:
                 return client.ask(GetStatus(), StatusView).state
         except NotRunningError:
             return "starting"

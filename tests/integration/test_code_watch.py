@@ -58,7 +58,7 @@ class Project:
     Attributes:
         folder: Of the config file.
         supervisor: The process that is sent SIGHUP.
-        reloader: The process that watches.
+        watcher: The process that watches.
     """
 
     def __init__(self, folder: Path, *, starting: int, elsewhere: Path | None = None) -> None:
@@ -75,8 +75,8 @@ class Project:
         assert self.supervisor.stdout is not None
         assert self.supervisor.stdout.readline() == "ready\n"
         pidfd = os.pidfd_open(self.supervisor.pid)
-        self.reloader = subprocess.Popen(
-            [sys.executable, "-m", "td_runtime.reloader", str(self.config), str(pidfd)],
+        self.watcher = subprocess.Popen(
+            [sys.executable, "-m", "td_runtime.code_watch", str(self.config), str(pidfd)],
             pass_fds=[pidfd],
             stderr=subprocess.PIPE,
             text=True,
@@ -101,9 +101,9 @@ class Project:
         raise AssertionError("never told")
 
     def said(self) -> str:
-        """Return the reloader's next line."""
-        assert self.reloader.stderr is not None
-        return self.reloader.stderr.readline()
+        """Return the watcher's next line."""
+        assert self.watcher.stderr is not None
+        return self.watcher.stderr.readline()
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def watched(folder: Path, **options: Any) -> Iterator[Project]:
     try:
         yield project
     finally:
-        for process in (project.supervisor, project.reloader):
+        for process in (project.supervisor, project.watcher):
             process.kill()
             process.communicate()
 
@@ -154,7 +154,7 @@ def test_code_of_tasks_elsewhere_is_watched(data_dir: Path, tmp_path: Path) -> N
 
 
 def test_a_supervisor_that_starts_is_not_signaled(data_dir: Path) -> None:
-    """Until it runs, SIGHUP would end it: the reloader asks until it does."""
+    """Until it runs, SIGHUP would end it: the watcher asks until it does."""
     with watched(data_dir, starting=3) as project:
         told = project.told((data_dir / "code.py").touch)
 
@@ -170,16 +170,16 @@ def test_a_broken_config_does_not_end_the_watch(data_dir: Path) -> None:
         project.told(lambda: project.config.write_text(CONFIG))
         project.told((data_dir / "code.py").touch)
 
-        assert project.reloader.poll() is None
+        assert project.watcher.poll() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_watch_ends_with_the_supervisor(data_dir: Path, number: signal.Signals) -> None:
-    """However the supervisor ends, the reloader is gone soon after, without a word."""
+    """However the supervisor ends, the watcher is gone soon after, without a word."""
     with watched(data_dir) as project:
         project.told((data_dir / "code.py").touch)
         project.said()
 
         project.supervisor.send_signal(number)
 
-        assert project.reloader.wait(PATIENCE) == 0
+        assert project.watcher.wait(PATIENCE) == 0
