@@ -30,11 +30,13 @@ class FakeSessions:
     Attributes:
         rows: What is kept of each session that was started or added, by the id it was given.
         part_ids: The part id of each append by the control plane, in order of arrival.
+        ends: What runs said that ended: `end` or `end-and-continue`, and the body.
     """
 
     def __init__(self, platform: "FakePlatform") -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         self.part_ids: list[str | None] = []
+        self.ends: list[tuple[str, dict[str, Any]]] = []
         self._platform = platform
         self._claimed: dict[tuple[str, str], int] = {}
 
@@ -94,6 +96,7 @@ class FakeSessions:
         app.router.add_get(sessions + "/{session}", self._retrieve)
         app.router.add_patch(sessions + "/{session}", self._update)
         app.router.add_post(sessions + "/{session}/close", self._close)
+        app.router.add_post(sessions + "/{session}/{end:end|end-and-continue}", self._end_run)
         for channel in (_CHANNEL, _SIDE):
             app.router.add_put(channel, self._mint)
             app.router.add_get(channel, self._read)
@@ -149,6 +152,14 @@ class FakeSessions:
             row["closedReason"] = told.get("reason")
 
         return web.json_response(row)
+
+    async def _end_run(self, request: web.Request) -> web.StreamResponse:
+        if (refused := self._checked(request)) is not None:
+            return refused
+        told = await request.json()
+        self.ends.append((request.match_info["end"], told))
+
+        return web.json_response({"runId": told["callingRunId"], "swapped": False})
 
     async def _mint(self, request: web.Request) -> web.StreamResponse:
         if refused := self._channel_refused(request, "Cannot initialize a closed session"):

@@ -87,6 +87,55 @@ async def test_the_message_of_the_payload_comes_first(platform: FakePlatform):
     assert platform.sessions.chunks("c") == ["first", "second"]
 
 
+async def test_another_attempt_answers_the_payload_no_second_time(platform: FakePlatform):
+    """An attempt whose run has answered its payload's message goes on with what came after it."""
+
+    @chat.agent(max_turns=1)
+    async def agent(turn: chat.Turn) -> Any:
+        yield turn.text
+
+    first = _message("first")["payload"]
+    for attempt in (1, 2):
+        with platform.execution(task_id="agent", attempt=attempt):
+            await agent({"chatId": "c"} | first)
+        platform.sessions.send("c", _message("second"))
+
+    assert platform.sessions.chunks("c") == ["first", "second"]
+
+
+async def test_an_attempt_whose_chat_is_in_other_hands_ends(platform: FakePlatform):
+    """Another attempt of a run that has handed its session over answers nothing."""
+
+    @chat.agent
+    async def agent(turn: chat.Turn) -> Any:
+        yield turn.text
+
+    platform.sessions.add("c", currentRunId="run_other")
+    output = await _converse(platform, agent, _message("a"), attempt=2)
+
+    assert output == {"turns": 0, "ended": "replaced"}
+    assert platform.sessions.chunks("c") == []
+
+
+async def test_a_run_that_ends_says_what_it_leaves(platform: FakePlatform):
+    """A run hands over what it knows to wait, and otherwise says how far it has come."""
+
+    @chat.agent(max_turns=1)
+    async def agent(turn: chat.Turn) -> Any:
+        yield turn.text
+
+    platform.sessions.add("c")
+    platform.sessions.send("c", _message("a"))
+    with platform.execution(task_id="agent", run_id="run_1"):
+        await agent({"chatId": "c", "trigger": "preload"})
+    await _converse(platform, agent, _message("b"), payload={"continuation": True})
+
+    (said, body), (left, _) = platform.sessions.ends
+    assert said == "end"
+    assert body == {"callingRunId": "run_1", "reason": "max_turns", "cursor": 0}
+    assert left == "end-and-continue"
+
+
 async def test_a_later_run_goes_on_behind_the_last_turn(platform: FakePlatform):
     """A continuation answers what is new alone, and is no start of the chat."""
     starts: list[int] = []
