@@ -1,12 +1,14 @@
 """The plain ``def`` twin of :mod:`td_worker.tasks`: ``from td_worker.sync import tasks``."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Unpack
 
 from td_worker import tasks
 from td_worker.context import refuse_on_event_loop
 from td_worker.hooks import Wait, waiting_blocked
+from td_worker.messages import TriggerItem
 from td_worker.tasks import RunHandle, RunResult
+from td_worker.trigger_options import TriggerOptions, make_item, make_items
 
 __all__ = [
     "RunHandle",
@@ -18,7 +20,7 @@ __all__ = [
 ]
 
 
-def trigger(task_id: str, payload: Any = None, *, idempotency_key: str | None = None) -> RunHandle:
+def trigger(task_id: str, payload: Any = None, **options: Unpack[TriggerOptions]) -> RunHandle:
     """
     Ask for a run; see :func:`td_worker.tasks.trigger`.
 
@@ -27,12 +29,14 @@ def trigger(task_id: str, payload: Any = None, *, idempotency_key: str | None = 
     ```
     """
     refuse_on_event_loop("tasks.trigger")
-    future = tasks.start_trigger(task_id, [payload], idempotency_key=idempotency_key)
+    future = tasks.start_trigger([make_item(task_id, payload, options)])
 
     return tasks.handles(task_id, future.result())[0]
 
 
-def batch_trigger(task_id: str, payloads: Iterable[Any]) -> list[RunHandle]:
+def batch_trigger(
+    task_id: str, payloads: Iterable[Any], **options: Unpack[TriggerOptions]
+) -> list[RunHandle]:
     """
     Ask for one run per payload; see :func:`td_worker.tasks.batch_trigger`.
 
@@ -42,10 +46,14 @@ def batch_trigger(task_id: str, payloads: Iterable[Any]) -> list[RunHandle]:
     """
     refuse_on_event_loop("tasks.batch_trigger")
 
-    return tasks.handles(task_id, tasks.start_trigger(task_id, list(payloads)).result())
+    future = tasks.start_trigger(make_items(task_id, payloads, options))
+
+    return tasks.handles(task_id, future.result())
 
 
-def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
+def trigger_and_wait(
+    task_id: str, payload: Any = None, **options: Unpack[TriggerOptions]
+) -> RunResult:
     """
     Trigger a child and wait for it; see :func:`td_worker.tasks.trigger_and_wait`.
 
@@ -55,10 +63,14 @@ def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
     """
     refuse_on_event_loop("tasks.trigger_and_wait")
 
-    return _wait_for(task_id, [payload], Wait(type="task", ids=(task_id,)))[0]
+    results = _wait_for(lambda: tasks.child_items(task_id, payload, options), "task", task_id)
+
+    return results[0]
 
 
-def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[RunResult]:
+def batch_trigger_and_wait(
+    task_id: str, payloads: Iterable[Any], **options: Unpack[TriggerOptions]
+) -> list[RunResult]:
     """
     Trigger children and wait for all; see :func:`td_worker.tasks.batch_trigger_and_wait`.
 
@@ -69,11 +81,13 @@ def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[RunRes
     """
     refuse_on_event_loop("tasks.batch_trigger_and_wait")
 
-    return _wait_for(task_id, list(payloads), Wait(type="batch", ids=(task_id,)))
+    return _wait_for(lambda: tasks.children_items(task_id, payloads, options), "batch", task_id)
 
 
-def _wait_for(task_id: str, payloads: list[Any], wait: Wait) -> list[RunResult]:
-    with waiting_blocked(wait):
-        outcomes = tasks.start_trigger_and_wait(task_id, payloads).result()
+def _wait_for(
+    items: Callable[[], list[TriggerItem]], kind: Literal["task", "batch"], task_id: str
+) -> list[RunResult]:
+    with waiting_blocked(Wait(type=kind, ids=(task_id,))):
+        outcomes = tasks.start_trigger_and_wait(items()).result()
 
     return [tasks.result(outcome) for outcome in outcomes]

@@ -13,18 +13,18 @@ Plain ``def`` tasks use the same names from :mod:`td_worker.sync`.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import msgspec
 
 from td_worker import context
-from td_worker.encoding import encode_json
 from td_worker.errors import SubtaskUnwrapError
 from td_worker.hooks import Wait, waiting
 from td_worker.messages import ChildOutcome, RunError, TriggerItem
+from td_worker.trigger_options import TriggerOptions, make_item, make_items
 
 __all__ = [
     "RunHandle",
@@ -87,55 +87,82 @@ class RunResult:
 
 
 async def trigger(
-    task_id: str, payload: Any = None, *, idempotency_key: str | None = None
+    task_id: str, payload: Any = None, **options: Unpack[TriggerOptions]
 ) -> RunHandle:
     """Ask for a run of *task_id* and return as soon as it is durably accepted.
 
     ```python
     handle = await tasks.trigger("child", {"page": 1}, idempotency_key="page-1")
+    later = await tasks.trigger("child", {"page": 2}, delay=60, tags=["pages"], max_attempts=5)
     ```
 
     Args:
         task_id: Id of a task in the config file.
-        payload: Anything JSON can say; dataclasses and msgspec structs too.
-        idempotency_key: A key that exists already returns the run that has it.
+        payload: Anything JSON can say; dataclasses, msgspec structs and pydantic models too.
+        **options: See :class:`td_worker.trigger_options.TriggerOptions`.
 
     Raises:
+        TypeError: There is no such option, or the payload is nothing that JSON can say.
         TriggerRefusedError: There is no such task, the payload is too large, or no room is left.
         NotInTaskError: Called outside a task.
     """
-    future = start_trigger(task_id, [payload], idempotency_key=idempotency_key)
+    future = start_trigger([make_item(task_id, payload, options)])
 
     return handles(task_id, await asyncio.wrap_future(future))[0]
 
 
-async def batch_trigger(task_id: str, payloads: Iterable[Any]) -> list[RunHandle]:
+async def batch_trigger(
+    task_id: str, payloads: Iterable[Any], **options: Unpack[TriggerOptions]
+) -> list[RunHandle]:
     """Ask for one run of *task_id* per payload; all are accepted, or none.
 
     ```python
     handles = await tasks.batch_trigger("child", [1, 2, 3])
     ```
 
+    Args:
+        task_id: Id of a task in the config file.
+        payloads: One for each run; at most `limits.batch`.
+        **options: For each of the runs. An idempotency key gets the payload's place added.
+
     Raises:
+        TypeError: As :func:`trigger`.
         TriggerRefusedError: As :func:`trigger`.
     """
-    return handles(task_id, await asyncio.wrap_future(start_trigger(task_id, list(payloads))))
+    items = make_items(task_id, payloads, options)
+
+    return handles(task_id, await asyncio.wrap_future(start_trigger(items)))
 
 
-async def trigger_and_wait(task_id: str, payload: Any = None) -> RunResult:
+async def trigger_and_wait(
+    task_id: str, payload: Any = None, **options: Unpack[TriggerOptions]
+) -> RunResult:
     """Trigger a child run and wait for its outcome; a child that failed is a result, not raised.
 
     ```python
     output = (await tasks.trigger_and_wait("child", 1)).unwrap()
     ```
 
+    Without an idempotency key the child gets one of its own, by which a parent that starts over
+    finds it again (R9).
+
+    Args:
+        task_id: Id of a task in the config file.
+        payload: As for :func:`trigger`.
+        **options: As for :func:`trigger`.
+
     Raises:
+        TypeError: As :func:`trigger`.
         TriggerRefusedError: As :func:`trigger`.
     """
-    return (await _wait_for(task_id, [payload], Wait(type="task", ids=(task_id,))))[0]
+    results = await _wait_for(lambda: child_items(task_id, payload, options), "task", task_id)
+
+    return results[0]
 
 
-async def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[RunResult]:
+async def batch_trigger_and_wait(
+    task_id: str, payloads: Iterable[Any], **options: Unpack[TriggerOptions]
+) -> list[RunResult]:
     """Trigger one child run per payload and wait for all; results in the order of *payloads*.
 
     ```python
@@ -146,48 +173,56 @@ async def batch_trigger_and_wait(task_id: str, payloads: Iterable[Any]) -> list[
     Raises:
         TriggerRefusedError: As :func:`trigger`.
     """
-    return await _wait_for(task_id, list(payloads), Wait(type="batch", ids=(task_id,)))
+    return await _wait_for(lambda: children_items(task_id, payloads, options), "batch", task_id)
 
 
-async def _wait_for(task_id: str, payloads: list[Any], wait: Wait) -> list[RunResult]:
-    async with waiting(wait):
-        future = start_trigger_and_wait(task_id, payloads)
-        outcomes = await asyncio.wrap_future(future)
+async def _wait_for(
+    items: Callable[[], list[TriggerItem]], kind: Literal["task", "batch"], task_id: str
+) -> list[RunResult]:
+    async with waiting(Wait(type=kind, ids=(task_id,))):
+        outcomes = await asyncio.wrap_future(start_trigger_and_wait(items()))
 
     return [result(outcome) for outcome in outcomes]
 
 
-def start_trigger(
-    task_id: str, payloads: list[Any], *, idempotency_key: str | None = None
-) -> "Future[list[str]]":
+def start_trigger(items: list[TriggerItem]) -> "Future[list[str]]":
     """Send the request of :func:`trigger` and return its future; shared with the blocking twin."""
     execution = context.current()
-    items = [
-        TriggerItem(task=task_id, payload=encode_json(payload), idempotency_key=idempotency_key)
-        for payload in payloads
-    ]
 
     return execution.messenger.trigger(execution.run.id, execution.attempt.number, items)
 
 
-def start_trigger_and_wait(task_id: str, payloads: list[Any]) -> "Future[list[ChildOutcome]]":
-    """Send the request of :func:`batch_trigger_and_wait` and return its future.
-
-    The idempotency keys are (parent run, call number, index): the n-th waiting call of a run that
-    starts over finds the children of the n-th waiting call before (R9).
-    """
+def start_trigger_and_wait(items: list[TriggerItem]) -> "Future[list[ChildOutcome]]":
+    """Send the request of :func:`batch_trigger_and_wait` and return its future."""
     execution = context.current()
-    call = execution.next_call()
-    items = [
-        TriggerItem(
-            task=task_id,
-            payload=encode_json(payload),
-            idempotency_key=f"{execution.run.id}:{call}:{index}",
-        )
-        for index, payload in enumerate(payloads)
-    ]
 
     return execution.messenger.trigger_and_wait(execution.run.id, execution.attempt.number, items)
+
+
+def child_items(task_id: str, payload: Any, options: TriggerOptions) -> list[TriggerItem]:
+    """Return the request for one child that is waited for, with a key by which it is found."""
+    key = options.get("idempotency_key")
+
+    return [make_item(task_id, payload, options, key=f"{_call_key()}:0" if key is None else key)]
+
+
+def children_items(
+    task_id: str, payloads: Iterable[Any], options: TriggerOptions
+) -> list[TriggerItem]:
+    """Return the requests for children that are waited for; see :func:`child_items`."""
+    key = options.get("idempotency_key")
+
+    return make_items(task_id, payloads, options, key=_call_key() if key is None else key)
+
+
+def _call_key() -> str:
+    """Return the beginning of the default idempotency keys of a waiting call.
+
+    The n-th waiting call of a run that starts over finds the children of the n-th one before (R9).
+    """
+    execution = context.current()
+
+    return f"{execution.run.id}:{execution.next_call()}"
 
 
 def handles(task_id: str, run_ids: list[str]) -> list[RunHandle]:
