@@ -49,6 +49,8 @@ def reloading_on_changes(config: Config) -> Iterator[None]:
             where=sys.executable,
             advice="Install it with `pip install 'td-runtime[reload]'`.",
         )
+    # Python takes a file of the same size and second for the one it has compiled before.
+    sys.dont_write_bytecode = True
     pidfd = os.pidfd_open(os.getpid())
     try:
         # -P: modules that happen to lie in the working folder must not be taken for ours. A group
