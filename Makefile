@@ -10,7 +10,7 @@ SUITES := tests/unit tests/integration tests/acceptance tests/interop
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test suites lint conformance interop bench bench-cache bench-streams chaos soak pins clean
+.PHONY: help quickstart test suites lint conformance interop bench bench-cache bench-streams chaos restarts soak pins clean
 
 # A copied folder brings scripts that would run the original's code.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -58,6 +58,9 @@ bench-streams: $(VENV)/.node $(VENV)/.s2 ## writing to streams beside the offici
 
 chaos: $(VENV)/.dev ## attack the credential cache for minutes (SEED=7, SEED=random)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+
+restarts: $(VENV)/.dev ## have 10,000 workers die, and look what is left of them (COUNT=)
+	@$(BIN)/python -m tests.chaos.restarts $(if $(COUNT),--count $(COUNT))
 
 soak: $(VENV)/.dev ## 100,000 slots in turn for 10 minutes (MINUTES=, SECONDS=)
 	@$(BIN)/python -m tests.chaos.soak $(if $(SECONDS),--seconds $(SECONDS),$(if $(MINUTES),--minutes $(MINUTES)))
