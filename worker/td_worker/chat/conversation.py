@@ -93,7 +93,8 @@ class Conversation:
             How many turns there were, and why it ended.
         """
         self._continued = payload
-        if self._is_retry and await self._bound.is_replaced():
+        # A run that its session has not started was never the session's, and has no successor.
+        if self._is_retry and payload.session_id and await self._bound.is_replaced():
             return await self._ended("replaced")
         self._last = await self._bound.ask(lambda mailbox: mailbox.open())
         self._trim_to = None if self._last is None else self._last.seq

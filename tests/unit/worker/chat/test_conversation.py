@@ -111,7 +111,8 @@ async def test_an_attempt_whose_chat_is_in_other_hands_ends(platform: FakePlatfo
         yield turn.text
 
     platform.sessions.add("c", currentRunId="run_other")
-    output = await _converse(platform, agent, _message("a"), attempt=2)
+    handed_over = {"sessionId": "session_1"}
+    output = await _converse(platform, agent, _message("a"), payload=handed_over, attempt=2)
 
     assert output == {"turns": 0, "ended": "replaced"}
     assert platform.sessions.chunks("c") == []
