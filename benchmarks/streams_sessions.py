@@ -27,7 +27,7 @@ from td_worker.streams.client import StreamClient
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from tests.gateway_process import start_gateway  # noqa: E402  of the project
+from tests.gateway_process import start_gateway
 
 ROUNDS = 3
 SESSIONS = 100
