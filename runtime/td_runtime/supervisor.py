@@ -60,6 +60,9 @@ log = structlog.get_logger()
 _ANSWER_TIMEOUT: Final = 2.0
 """Seconds that clients of the control socket have at the end to take their answers."""
 
+_BOOT_PATIENCE: Final = 1.0
+"""Seconds after the first worker was ready that the others are waited for at the start."""
+
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -112,6 +115,7 @@ class Supervisor:
         self._typed: set[str] = set()
         self._gateway: GatewayProcess | None = None
         self._first_worker = asyncio.Event()
+        self._all_workers = asyncio.Event()
 
     def run(self) -> None:
         """Run until told to stop.
@@ -344,14 +348,24 @@ class Supervisor:
     # ------------------------------------------------------------ stop
 
     async def _all_ready(self, stopped: "asyncio.Task[bool]") -> bool:
-        """Wait for the gateway and the first worker; False when we are to stop before that."""
+        """Wait for the gateway and the workers; False when we are to stop before that.
+
+        One that takes long to import its tasks holds up the others for a moment only, so that work
+        spreads from the beginning: the first to be ready must not get all of it.
+        """
         needed = [self._first_worker, *([self._gateway.ready] if self._gateway else [])]
         for event in needed:
-            ready = self._loop.create_task(event.wait())
-            await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            ready.cancel()
+            await self._await_event(event, stopped)
+        await self._await_event(self._all_workers, stopped, timeout=_BOOT_PATIENCE)
 
         return not stopped.done()
+
+    async def _await_event(
+        self, event: asyncio.Event, stopped: "asyncio.Task[bool]", *, timeout: float | None = None
+    ) -> None:
+        ready = self._loop.create_task(event.wait())
+        await asyncio.wait({ready, stopped}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Start what must not fail while the runtime runs."""
@@ -575,7 +589,10 @@ class Supervisor:
 
     def _worker_ready(self, _: Worker) -> None:
         self._first_worker.set()
-        self._dispatcher.worker_ready(list(self._pool.ready()))
+        ready = list(self._pool.ready())
+        if len(ready) == len(self._pool.workers):
+            self._all_workers.set()
+        self._dispatcher.worker_ready(ready)
 
     def _worker_gone(self, worker: Worker) -> None:
         self._dispatcher.release(worker, blame=self._state == "running" and worker.died)
