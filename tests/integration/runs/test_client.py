@@ -1,6 +1,7 @@
 """The clients of web apps: from threads, from forked processes, over a restart, from a loop."""
 
 import asyncio
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import multiprocess
 import pytest
 
 import td_runtime
@@ -132,7 +132,7 @@ def test_threads(client: Client) -> None:
 def test_forks(client: Client) -> None:
     """A client that was used before a fork works in parent and children at once."""
     client.trigger("echo")
-    context: Any = multiprocess.get_context("fork")
+    context: Any = multiprocessing.get_context("fork")
 
     def ask(answers: Any, number: int) -> None:
         answers.put([client.wait(client.trigger("echo", number).id).output for _ in range(20)])
