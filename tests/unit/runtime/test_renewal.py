@@ -116,6 +116,9 @@ class Pool:
             while not holds():
                 await asyncio.sleep(0)
 
+    async def forked(self, count: int) -> None:
+        await self.until(lambda: len(self.children) == count)
+
     def worker(self, child: FakeChild) -> Worker:
         return next(each for each in self.pool.workers.values() if each.pid == child.pid)
 
@@ -140,12 +143,12 @@ async def test_each_works_until_the_one_for_its_place_is_ready(monkeypatch, desc
     await pool.start()
     one, two = pool.children
     renewed = pool.renew(2)
-    await pool.until(lambda: len(pool.children) == 3)
+    await pool.forked(3)
 
     assert pool.places() == {1: one.pid, 2: two.pid}
     assert len(list(pool.pool.ready())) == 2
     await pool.boot(pool.children[2])
-    await pool.until(lambda: len(pool.children) == 4)
+    await pool.forked(4)
     assert pool.worker(one).state is WorkerState.RETIRING
     assert Drain(timeout=60.0) in one.heard()
     assert len(list(pool.pool.ready())) == 2
@@ -168,7 +171,7 @@ async def test_new_workers_that_die_at_boot_end_the_renewal(monkeypatch, descrip
     await pool.start()
     renewed = pool.renew(1)
     for count in range(2, 7):
-        await pool.until(lambda count=count: len(pool.children) == count)
+        await pool.forked(count)
         pool.children[-1].exit(1)
     with pytest.raises(TooManyRestartsError):
         await renewed
@@ -177,7 +180,7 @@ async def test_new_workers_that_die_at_boot_end_the_renewal(monkeypatch, descrip
     assert pool.worker(pool.children[0]).state is WorkerState.READY
     assert pool.given_up == []
     renewed = pool.renew(1)
-    await pool.until(lambda: len(pool.children) == 7)
+    await pool.forked(7)
     await pool.boot(pool.children[-1])
     await renewed
     await pool.end()
@@ -190,7 +193,7 @@ async def test_an_old_worker_that_dies_leaves_its_place_to_the_one_that_boots(
     pool = Pool(1, monkeypatch)
     await pool.start()
     renewed = pool.renew(1)
-    await pool.until(lambda: len(pool.children) == 2)
+    await pool.forked(2)
     pool.children[0].exit(-9)
     await pool.until(lambda: pool.places() == {1: pool.children[1].pid})
     await pool.boot(pool.children[1])
@@ -206,16 +209,16 @@ async def test_fewer_and_more_workers(monkeypatch, descriptors):
     pool = Pool(2, monkeypatch)
     await pool.start()
     renewed = pool.renew(1)
-    await pool.until(lambda: len(pool.children) == 3)
+    await pool.forked(3)
     assert pool.worker(pool.children[1]).state is WorkerState.RETIRING
     await pool.boot(pool.children[2])
     await renewed
     assert pool.places() == {1: pool.children[2].pid}
 
     renewed = pool.renew(2)
-    await pool.until(lambda: len(pool.children) == 4)
+    await pool.forked(4)
     await pool.boot(pool.children[3])
-    await pool.until(lambda: len(pool.children) == 5)
+    await pool.forked(5)
     await pool.boot(pool.children[4])
     await renewed
     assert pool.places() == {2: pool.children[3].pid, 1: pool.children[4].pid}
@@ -230,7 +233,7 @@ async def test_one_that_does_not_leave_in_time_is_killed_and_its_run_not_blamed(
     pool = Pool(1, monkeypatch)
     await pool.start()
     renewed = pool.renew(1, drain_timeout=0.01)
-    await pool.until(lambda: len(pool.children) == 2)
+    await pool.forked(2)
     await pool.boot(pool.children[1])
     await renewed
 
@@ -245,7 +248,7 @@ async def test_a_stop_ends_a_renewal(monkeypatch, descriptors):
     pool = Pool(1, monkeypatch)
     await pool.start()
     renewed = pool.renew(1)
-    await pool.until(lambda: len(pool.children) == 2)
+    await pool.forked(2)
     draining = asyncio.create_task(pool.pool.drain(60.0))
     await renewed
     pool.children[0].exit(0)
