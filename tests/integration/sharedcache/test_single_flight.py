@@ -107,6 +107,26 @@ def test_c1_processes_threads_and_tasks_together_send_one_put(tmp_path, pipe):
     assert minter.count == 1
 
 
+def test_c1_the_row_is_read_again_under_the_lock(tmp_path, caches, monkeypatch):
+    """C1: another process mints between the look that finds nothing and the lock: one PUT."""
+    minter = MarkingMinter(tmp_path)
+    cache = caches(open_cache(tmp_path, minter))
+    stripe = cache._shared.stripe
+    minted = []
+
+    def just_too_late(slot):
+        if not minted:
+            minted.append(
+                Child(lambda: open_cache(tmp_path, minter).get_blocking(CHAT).id).result()
+            )
+        return stripe(slot)
+
+    monkeypatch.setattr(cache._shared, "stripe", just_too_late)
+
+    assert [cache.get_blocking(CHAT).id] == minted
+    assert minter.count == 1
+
+
 def test_c1_two_slots_of_one_stripe_do_not_share_an_answer(tmp_path, pipe, caches):
     """C1: a process that waited for another slot's mint on the same stripe mints its own."""
     other = next(
