@@ -10,7 +10,7 @@ SUITES := tests/unit tests/integration tests/acceptance tests/interop
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test suites lint conformance interop bench bench-cache bench-streams chaos restarts soak pins clean
+.PHONY: help quickstart test suites lint conformance interop bench bench-cache bench-streams chaos chaos-runs restarts soak pins clean
 
 # A copied folder brings scripts that would run the original's code.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -26,8 +26,8 @@ quickstart: $(VENV)/.runtime ## stream a book from 4 workers and show what happe
 test: lint suites ## every check and every test
 
 # In a process of their own: xdist's has a second thread, and these fork children by the dozen. A lock
-# that thread holds at a fork stays locked in the child.
-FORKING := $(addprefix tests/integration/test_,chaos_smoke.py mass_failure.py outage.py)
+# that thread holds at a fork stays locked in the child. Campaigns also want the machine to themselves.
+FORKING := $(addprefix tests/integration/test_,chaos_runs.py chaos_smoke.py mass_failure.py outage.py)
 
 suites: $(VENV)/.node $(VENV)/.s2
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SUITES) $(addprefix --ignore=,$(FORKING))
@@ -58,6 +58,9 @@ bench-streams: $(VENV)/.node $(VENV)/.s2 ## writing to streams beside the offici
 
 chaos: $(VENV)/.dev ## attack the credential cache for minutes (SEED=7, SEED=random)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+
+chaos-runs: $(VENV)/.dev ## kill workers and supervisors under 20,000 runs, 10 minutes (SEED=)
+	@$(BIN)/python -m tests.chaos_runs $(if $(SEED),--seed $(SEED))
 
 restarts: $(VENV)/.dev ## have 10,000 workers die, and look what is left of them (COUNT=)
 	@$(BIN)/python -m tests.chaos.restarts $(if $(COUNT),--count $(COUNT))
