@@ -3,7 +3,6 @@
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -12,6 +11,8 @@ from td_runtime.cli.tables import print_table
 from td_runtime.config import Config
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from td_runtime.schedule import Schedule
 
 __all__ = ["app"]
@@ -63,6 +64,8 @@ def _document(task: str, schedule: "Schedule", last: float | None) -> dict[str, 
 
 
 def _row(schedule: dict[str, Any]) -> tuple[str, ...]:
+    from zoneinfo import ZoneInfo
+
     zone = ZoneInfo(schedule["timezone"])
 
     return (
@@ -74,6 +77,6 @@ def _row(schedule: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _local(at: float, zone: ZoneInfo) -> str:
+def _local(at: float, zone: "ZoneInfo") -> str:
     """Write a tick as clocks in its zone show it; the offset tells a repeated hour apart."""
     return datetime.fromtimestamp(at, zone).strftime("%a %Y-%m-%d %H:%M %z")
