@@ -94,14 +94,8 @@ class Sides:
         return side != "npm" or self._node is not None
 
     def start(self, side: str, mode: str, count: int, key: str) -> subprocess.Popen[str]:
-        """Start one process and return once it is ready to write."""
-        process = {"npm": self._npm, "ours": self._ours, "s2": self._s2}[side](mode, count, key)
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        if said != "ready\n":
-            raise RuntimeError(f"{side} {mode} said {said!r}")
-
-        return process
+        """Start one process, which says when it is ready to write."""
+        return {"npm": self._npm, "ours": self._ours, "s2": self._s2}[side](mode, count, key)
 
     def puts(self, key: str) -> int:
         """Return how many credentials were minted for it."""
@@ -159,6 +153,11 @@ def measure(sides: Sides, row: Row, processes: int) -> Seen:
             for _ in range(processes)
         ]
         for process in started:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            if said != "ready\n":
+                raise RuntimeError(f"{row.label} said {said!r}")
+        for process in started:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
@@ -206,6 +205,11 @@ def cells(row: Row, seen: dict[int, list[Seen]]) -> list[str]:
     return found
 
 
+def rounds_wanted() -> int:
+    """Return how many rounds to measure: the first argument says so, if there is one."""
+    return int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+
+
 def goals(seen: dict[Row, dict[int, list[Seen]]]) -> list[list[str]]:
     """Return what was promised, and what came of it, with one process."""
     rate = {
@@ -235,7 +239,7 @@ def main() -> None:
         seen: dict[Row, dict[int, list[Seen]]] = {
             row: {number: [] for number in PROCESSES} for row in rows
         }
-        for _ in range(ROUNDS):
+        for _ in range(rounds_wanted()):
             for row, by_number in seen.items():
                 for number, rounds in by_number.items():
                     rounds.append(measure(sides, row, number))
