@@ -20,7 +20,8 @@ def to_plain(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if not callable(dump) or isinstance(value, type):
         raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
-    if _is_api_model(type(value)):
+    kind: type = type(value)
+    if _is_api_model(kind):
         return dump(mode="json", by_alias=True, exclude_unset=True)
 
     return dump(mode="json")

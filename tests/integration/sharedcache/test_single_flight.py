@@ -112,7 +112,7 @@ def test_c1_the_row_is_read_again_under_the_lock(tmp_path, caches, monkeypatch):
     minter = MarkingMinter(tmp_path)
     cache = caches(open_cache(tmp_path, minter))
     stripe = cache._shared.stripe
-    minted = []
+    minted: list[str] = []
 
     def just_too_late(slot):
         if not minted:

@@ -43,6 +43,7 @@ async def test_a_stall_is_told_once_and_its_end(user_loop: asyncio.AbstractEvent
         is_busy=lambda: busy,
         deadlines=Deadlines(),
         on_late=lambda late: None,
+        on_kill=lambda seconds: None,
         stalled_after=0.04,
         kill_after=None,
     )
@@ -73,6 +74,7 @@ async def test_late_attempts_are_told_though_the_loop_is_stuck(
         is_busy=lambda: busy,
         deadlines=deadlines,
         on_late=late.put_nowait,
+        on_kill=lambda seconds: None,
         stalled_after=0.02,
         kill_after=None,
     )
