@@ -221,8 +221,20 @@ class Decoder:
             if key not in raw:
                 self.problems.append(f"{self._path}: {at}.{key}{label}: is missing")
         values["retry"] = self._decode_retry(raw.get("retry", {}), f"{at}.retry", label)
+        if values.get("replicas"):
+            self._refuse_in_loops(raw, at, label)
 
         return TaskConfig(**values) if len(self.problems) == before else None
+
+    def _refuse_in_loops(self, raw: dict[str, object], at: str, label: str) -> None:
+        """Refuse what has no meaning for a task whose runs are kept alive for ever."""
+        for key in ("cron", "ttl"):
+            if key in raw:
+                self._problem(
+                    f"{at}.{key}{label}",
+                    raw[key],
+                    f"is not for a loop, and replicas = {raw['replicas']} makes it one",
+                )
 
     def _decode_retry(self, raw: object, at: str, label: str) -> RetryConfig:
         if not isinstance(raw, dict):

@@ -304,6 +304,26 @@ def test_every_problem_is_reported_at_once(tmp_path):
     ]
 
 
+def test_a_loop_has_neither_schedule_nor_expiry(tmp_path):
+    """It is kept alive for ever: a key that would never act is a misunderstanding."""
+    text = TASK + 'replicas = 2\ncron = "0 * * * *"\nttl = "1h"\n'
+
+    assert [problem.split(": ", 1)[1] for problem in problems_of(tmp_path, text)] == [
+        'tasks[0].cron (task "book") = "0 * * * *": is not for a loop, and replicas = 2 makes it one',
+        'tasks[0].ttl (task "book") = "1h": is not for a loop, and replicas = 2 makes it one',
+    ]
+
+
+def test_loops_leave_a_place_to_other_tasks(tmp_path):
+    """Replicas that take every place are refused: no other run would ever start."""
+    head = "[runtime]\nworkers = 1\nconcurrency = 2\n"
+    other = '[[tasks]]\nid = "other"\nentrypoint = "tasks:other"\n'
+
+    assert load(tmp_path, head + TASK + "replicas = 2\n").tasks[0].replicas == 2
+    (problem,) = problems_of(tmp_path, head + TASK + "replicas = 2\n" + other)
+    assert "the loops keep 2 replicas, and there are 2 places" in problem
+
+
 def test_the_error_reads_well(tmp_path):
     """The rendered error has the problems, the place and what to do next."""
     with pytest.raises(ConfigError) as caught:
