@@ -69,8 +69,9 @@ _LAST_RELEASES: Final = 5.0
 _FULL_PAUSE: Final = 1.0
 """Seconds after which a hand-out is tried again that found the disk full."""
 
-_ALARM: Final = 3600.0
-"""Seconds after which the next due time is looked up again: the wall clock may be set."""
+_ALARM: Final = 30.0
+"""Seconds after which the next due time is looked up again: the wall clock may be set, and while
+the host sleeps the clock that timers go by stands still."""
 
 
 class Dispatcher:

@@ -7,11 +7,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 
+from td_runtime import dispatch
 from td_runtime.admission import TriggerError, check_items
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.queues import queue_limits
@@ -182,3 +184,46 @@ def test_what_is_too_large_is_refused_by_name(facts: dict[str, Any], says: str) 
         check_items([item], tasks={"a": task("a")}, limits=LimitsConfig(), backlog=0)
 
     assert str(caught.value) == says
+
+
+async def test_a_clock_that_is_set_forward_keeps_nobody_waiting(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is due by the new time starts at the next look, not when a timer would end."""
+    monkeypatch.setattr(dispatch, "_ALARM", 0.02)
+    run_id = await accept(runtime, run_at=time.time() + 3600)
+    set_forward = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)
+    monkeypatch.setattr(dispatch, "time", set_forward)
+
+    # The clock of the test's own look is the old one: nothing but the jump has made it due.
+    assert (await asyncio.wait_for(runtime.one.assigned.get(), 10)).id == run_id
+
+
+async def test_a_new_task_waits_for_every_worker_to_know_it(runtime: Runtime) -> None:
+    """In a reload: accepted at once, handed out when no worker is left that has the old code."""
+    tasks = {name: TaskConfig(id=name, entrypoint=f"tasks:{name}") for name in ("a", "b")}
+    runtime.one.tasks = frozenset({"a"})
+    await runtime.dispatcher.reload(tasks, limits=LimitsConfig(), concurrency=10)
+    (new,) = await runtime.dispatcher.accept([TriggerItem(task="b")])
+    old = await accept(runtime)
+
+    assert (await asyncio.wait_for(runtime.one.assigned.get(), 10)).id == old
+    assert runtime.one.assigned.empty()
+    runtime.one.tasks = frozenset(tasks)
+    runtime.dispatcher.worker_ready([runtime.one])
+    assert (await asyncio.wait_for(runtime.one.assigned.get(), 10)).id == new.id
+
+
+async def test_a_run_of_a_removed_task_ends_as_it_was_known(runtime: Runtime) -> None:
+    """Its worker dies after the reload: its crash limit is the last one its task had."""
+    run_id = await accept(runtime)
+    await runtime.one.assigned.get()
+    await runtime.dispatcher.reload({}, limits=LimitsConfig(), concurrency=10)
+    with pytest.raises(TriggerError, match="'a'"):
+        await accept(runtime)
+
+    runtime.die(runtime.one)
+    await runtime.dispatcher.close()
+    run = await runtime.store.get(run_id)
+    assert (run.status, run.crashes) == (Status.QUEUED, 1)
+    assert runtime.failures == []
