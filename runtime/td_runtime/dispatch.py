@@ -306,19 +306,26 @@ class Dispatcher:
 
     def _is_isolated(self, worker: Worker) -> bool:
         """Whether it executes a run that must run alone."""
-        return any(
+        return bool(self._suspects) and any(
             held.run.id in self._suspects and not held.waiting for held in worker.runs.values()
         )
 
     def _free_places(self, workers: Iterable[Worker]) -> list[Place]:
-        """One entry a free place; the least loaded worker's first, so that work spreads."""
+        """One entry a free place; the least loaded worker's first, so that work spreads.
+
+        What a worker of tiny runs may be given ahead counts as places, too.
+        """
         entries = [
             (place, worker.number, _place(worker))
             for worker in workers
-            for place in range(worker.load, self._concurrency)
+            for place in range(worker.load, self._concurrency + self._most_ahead(worker))
         ]
 
         return [entry[2] for entry in sorted(entries, key=lambda entry: entry[:2])]
+
+    def _most_ahead(self, worker: Worker) -> int:
+        # Who waited in a worker that dies would be a suspect along with those that executed.
+        return 0 if self._suspects else worker.ahead.most(self._concurrency)
 
     def _assign(self, runs: Iterable[Run]) -> None:
         """Send claimed runs to their workers.
@@ -331,11 +338,17 @@ class Dispatcher:
             by_owner.setdefault(run.owner, []).append(run)
         ready = self._pool.ready()
         for worker in ready:
-            for run in by_owner.pop(worker.owner, ()):
+            given = by_owner.pop(worker.owner, ())
+            if not given:
+                continue
+            room = max(0, self._concurrency - worker.load)
+            for run in given:
                 worker.runs[run.id] = HeldRun(run)
-                worker.channel.send(Assign(runs=[_assigned(run)]))
                 if run.id in self._suspects and self._known[run.task].replicas:
                     self._put_on_probation(worker, run)
+            for part in parts([_assigned(run) for run in given]):
+                worker.channel.send(Assign(runs=part[:room], ahead=part[room:]))
+                room = max(0, room - len(part))
         for worker in self._pool.workers.values():
             for run in by_owner.get(worker.owner, ()):
                 # It was told to leave meanwhile, and might not hear of a run any more.
@@ -369,8 +382,7 @@ class Dispatcher:
         """Act on what *worker* says."""
         match message:
             case messages.Outcomes():
-                for outcome in message.outcomes:
-                    self._end_attempt(worker, outcome)
+                self._end_attempts(worker, message.outcomes)
                 self.wake()
             case Trigger():
                 self._in_background(self._trigger_for(worker, message))
@@ -383,14 +395,23 @@ class Dispatcher:
             case _:
                 raise AssertionError(f"not the dispatcher's message: {message!r}")
 
-    def _end_attempt(self, worker: Worker, outcome: RunOutcome) -> None:
-        held = worker.runs.get(outcome.run_id)
-        if held is None or held.run.attempt != outcome.attempt:
-            log_late(outcome.run_id, outcome.attempt)
-            return
-        del worker.runs[outcome.run_id]
-        worker.has_worked = True
-        self._outcomes.record(held.run, outcome)
+    def _end_attempts(self, worker: Worker, outcomes: Iterable[RunOutcome]) -> None:
+        completed: list[tuple[Run, RunOutcome]] = []
+        for outcome in outcomes:
+            held = worker.runs.get(outcome.run_id)
+            if held is None or held.run.attempt != outcome.attempt:
+                log_late(outcome.run_id, outcome.attempt)
+                continue
+            del worker.runs[outcome.run_id]
+            worker.ahead.ended(outcome.took)
+            if outcome.took is not None:
+                worker.has_worked = True
+            if outcome.status == "COMPLETED":
+                completed.append((held.run, outcome))
+            else:
+                self._outcomes.record(held.run, outcome)
+        if completed:
+            self._outcomes.complete(completed)
 
     def _end_overdue(self, worker: Worker, message: Overdue) -> None:
         """Record how a run ended that ignored its end, then kill its worker.

@@ -3,12 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
+from td_runtime import logs
 from td_runtime.config import TaskConfig
 from td_runtime.retries import retry_policy
 from td_runtime.store import (
@@ -16,6 +17,7 @@ from td_runtime.store import (
     Completed,
     Crashed,
     Failed,
+    Finish,
     Run,
     RunStore,
     Status,
@@ -81,9 +83,7 @@ class Outcomes:
         error = outcome.error or _UNKNOWN_ERROR
         match outcome.status:
             case "COMPLETED":
-                output = Completed(outcome.output or b"null")
-                changed = self._store.finish(*_attempt(run), output, records_lost=lost)
-                self._then(changed, run, "run.completed", records_lost=lost)
+                self.complete([(run, outcome)])
             case "INTERRUPTED":
                 self.requeue(run)
             case "TIMED_OUT":
@@ -93,6 +93,35 @@ class Outcomes:
                 self._then(changed, run, "run.canceled")
             case _:
                 self._fail(run, error, lost, outcome.retry_at)
+
+    def complete(self, ends: Sequence[tuple[Run, RunOutcome]]) -> None:
+        """Record that these attempts completed their runs: what came together stays together."""
+        for run, _ in ends:
+            self._suspects.cleared(run.id)
+        changed = self._store.finish_all(
+            [
+                Finish(*_attempt(run), Completed(outcome.output or b"null"), outcome.records_lost)
+                for run, outcome in ends
+            ]
+        )
+        changed.add_done_callback(partial(self._completed, ends=ends))
+
+    def _completed(
+        self, changed: "asyncio.Future[list[bool]]", *, ends: Sequence[tuple[Run, RunOutcome]]
+    ) -> None:
+        if changed.cancelled():
+            return
+        if (error := changed.exception()) is not None:
+            self._on_failed(error)
+            return
+        info = log.bind().info
+        with logs.together():
+            for (run, outcome), is_in_time in zip(ends, changed.result(), strict=True):
+                if not is_in_time:
+                    log_late(run.id, run.attempt)
+                    continue
+                info("run.completed", **run.log_context(), records_lost=outcome.records_lost)
+                self._on_recorded(run, True)
 
     def requeue(self, run: Run) -> None:
         """Put *run* back into the queue; nobody is to blame for it."""

@@ -552,6 +552,7 @@ class Supervisor:
             control_plane_url=url,
             credentials_dir=Path(config.credentials.dir),
             max_age=config.credentials.max_age,
+            concurrency=config.runtime.concurrency,
             limits=Limits(
                 output_bytes=config.limits.output,
                 traceback_bytes=config.limits.traceback,
@@ -562,6 +563,7 @@ class Supervisor:
             max_memory=config.runtime.max_memory_per_worker,
             stalled_after=config.runtime.stalled_after,
             kill_stalled_after=config.runtime.kill_stalled_after,
+            log_together=logs.together,
             attach=attach,
         )
 

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from td_runtime.ahead import Ahead
 from td_runtime.errors import TaskImportError, TdRuntimeError, TooManyRestartsError
 from td_runtime.fork import Child, fork_child
 from td_runtime.log_sink import LogSink
@@ -108,6 +109,8 @@ class Worker:
     runs: dict[str, HeldRun] = field(default_factory=dict)
     has_worked: bool = False
     """An attempt has ended in it."""
+    ahead: Ahead = field(default_factory=Ahead)
+    """How much it is given beyond its places."""
     unanswered: int = 0
     """How many looks ago it was asked whether it lives, and has not answered yet."""
     is_retired: bool = False

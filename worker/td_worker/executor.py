@@ -5,6 +5,7 @@ context variables. Nothing that task code raises leaves this module: it becomes 
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -73,6 +74,8 @@ class Executor:
         self._deadlines = deadlines
         self._limits = limits
         self._on_end = on_end
+        self.on_place: Callable[[], None] = _ignore_end
+        """Called when an attempt has ended, after its outcome is told."""
         self._attempts: dict[str, Lifecycle] = {}
         # Looking the logger up costs as much as a line that is not written.
         self._log = log.bind()
@@ -84,10 +87,17 @@ class Executor:
         """Whether there are runs; for any thread."""
         return bool(self._attempts)
 
+    @property
+    def running(self) -> int:
+        """How many attempts are under way."""
+        return len(self._attempts)
+
     def start(self, run: AssignedRun) -> None:
         """Begin an attempt of *run*."""
         self._idle.clear()
         attempt = self._attempts[run.id] = self._attempt_of(run)
+        # Here and not in its task, so that the lines of runs that begin together travel together.
+        self._log.info("run.started", run_id=run.id, task=run.task, attempt=run.attempt)
         attempt.task = attempt.loop.create_task(self._execute(attempt), name=f"run {run.id}")
 
     def cancel(self, run_id: str, attempt: int) -> None:
@@ -155,10 +165,10 @@ class Executor:
     async def _execute(self, attempt: Lifecycle) -> None:
         run = attempt.assigned
         structlog.contextvars.bind_contextvars(run_id=run.id, task=run.task, attempt=run.attempt)
-        self._log.info("run.started")
+        began = time.monotonic()
         # Not for a block only: this context ends with this attempt.
         context.enter(attempt.execution)
-        outcome = await self._outcome(attempt)
+        outcome = await self._outcome(attempt, began)
         attempt.execution.end()
         del self._attempts[run.id]
         if not self._attempts:
@@ -166,8 +176,9 @@ class Executor:
         self._log.debug("attempt.ended", status=outcome.status, records_lost=outcome.records_lost)
         self._report(outcome)
         self._on_end()
+        self.on_place()
 
-    async def _outcome(self, attempt: Lifecycle) -> RunOutcome:
+    async def _outcome(self, attempt: Lifecycle, began: float) -> RunOutcome:
         run = attempt.assigned
         end = await attempt.run()
         lost = await self._drain_streams(attempt)
@@ -175,7 +186,7 @@ class Executor:
             end = attempt.fail(StreamLossError(lost))
         self._deadlines.clear(run.id, run.attempt)
 
-        return _outcome_of(run, end, lost)
+        return _outcome_of(run, end, lost, time.monotonic() - began)
 
     async def _drain_streams(self, attempt: Lifecycle) -> int:
         interrupted = attempt.stop_status == "INTERRUPTED"
@@ -188,7 +199,7 @@ class Executor:
             return await self._streams.drain(attempt.execution, _STREAM_GRACE)
 
 
-def _outcome_of(run: AssignedRun, end: End, lost: int) -> RunOutcome:
+def _outcome_of(run: AssignedRun, end: End, lost: int, took: float) -> RunOutcome:
     return RunOutcome(
         run_id=run.id,
         attempt=run.attempt,
@@ -197,6 +208,7 @@ def _outcome_of(run: AssignedRun, end: End, lost: int) -> RunOutcome:
         error=end.error,
         records_lost=lost,
         retry_at=end.retry_at,
+        took=took,
     )
 
 

@@ -46,7 +46,7 @@ __all__ = [
     "parts",
 ]
 
-OutcomeT = TypeVar("OutcomeT", "RunOutcome", "ChildOutcome")
+PartT = TypeVar("PartT", "AssignedRun", "RunOutcome", "ChildOutcome")
 
 _HEADER: Final = struct.Struct(">I")
 
@@ -151,6 +151,8 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     records_lost: int = 0
     retry_at: float | None = None
     """When a FAILED run is tried again, seconds since the epoch; None: it is not."""
+    took: float | None = 0.0
+    """Seconds from its first line to its outcome; None: it never began, and was given back."""
 
 
 # ------------------------------------------------------------------ supervisor -> worker
@@ -163,9 +165,12 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Assign(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Runs to execute now."""
+    """Runs to execute."""
 
     runs: list[AssignedRun]
+    """To begin now."""
+    ahead: list[AssignedRun] = []
+    """To begin, in this order, when others end; those that cannot soon are given back."""
 
 
 class CancelRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -339,31 +344,33 @@ FromWorker = (
 )
 
 _PART_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of outcomes that are sent together; one alone may have more."""
+"""Bytes of runs or outcomes that are sent together; one alone may have more."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-def parts(outcomes: Iterable[OutcomeT]) -> list[list[OutcomeT]]:
-    """Divide *outcomes* into lists that fit into a frame each; at least one, which may be empty."""
-    found: list[list[OutcomeT]] = [[]]
+def parts(items: Iterable[PartT]) -> list[list[PartT]]:
+    """Divide *items* into lists that fit into a frame each; at least one, which may be empty."""
+    found: list[list[PartT]] = [[]]
     total = 0
-    for outcome in outcomes:
-        total += (size := _size(outcome))
+    for item in items:
+        total += (size := _size(item))
         if found[-1] and total > _PART_BYTES:
             found.append([])
             total = size
-        found[-1].append(outcome)
+        found[-1].append(item)
 
     return found
 
 
-def _size(outcome: RunOutcome | ChildOutcome) -> int:
-    """Return about how many bytes *outcome* has in a frame."""
-    error = outcome.error
+def _size(item: AssignedRun | RunOutcome | ChildOutcome) -> int:
+    """Return about how many bytes *item* has in a frame."""
+    if isinstance(item, AssignedRun):
+        return len(item.payload) + len(item.metadata or b"")
+    error = item.error
     text = 0 if error is None else len(error.message) + len(error.traceback)
 
-    return len(outcome.output or b"") + text
+    return len(item.output or b"") + text
 
 
 def encode_frame(message: msgspec.Struct) -> bytes:

@@ -19,7 +19,8 @@ import structlog
 
 from td_worker.errors import TaskLoadError
 from td_worker.executor import Executor, Limits
-from td_worker.messages import EXIT_TASK_IMPORT, AssignedRun
+from td_worker.inbox import Inbox
+from td_worker.messages import EXIT_TASK_IMPORT
 from td_worker.recycling import Retirement
 from td_worker.runtime import RuntimeThread, WorkerSettings
 from td_worker.task import Task, load_task
@@ -80,43 +81,19 @@ async def _serve(settings: WorkerSettings, runtime: RuntimeThread, tasks: dict[s
     )
     drained: Future[float] = Future()
     loop = asyncio.get_running_loop()
-    runtime.serve(_Inbox(executor, loop, drained), loop)
+    inbox = Inbox(
+        executor,
+        loop,
+        drained,
+        places=settings.concurrency,
+        deadlines=runtime.deadlines,
+        report=runtime.report,
+        log_together=settings.log_together,
+    )
+    executor.on_place = inbox.fill
+    runtime.serve(inbox, loop)
     timeout = await asyncio.wrap_future(drained)
     await executor.drain(timeout)
-
-
-class _Inbox:
-    """What the runtime thread hands to the user loop; callable from the runtime thread."""
-
-    def __init__(
-        self, executor: Executor, loop: asyncio.AbstractEventLoop, drained: "Future[float]"
-    ) -> None:
-        self._executor = executor
-        self._loop = loop
-        self._drained = drained
-
-    def is_busy(self) -> bool:
-        return self._executor.is_busy()
-
-    def assign(self, runs: list[AssignedRun]) -> None:
-        self._loop.call_soon_threadsafe(self._start, runs)
-
-    def cancel(self, run_id: str, attempt: int) -> None:
-        self._loop.call_soon_threadsafe(self._executor.cancel, run_id, attempt)
-
-    def interrupt(self, run_id: str, attempt: int) -> None:
-        self._loop.call_soon_threadsafe(self._executor.interrupt, run_id, attempt)
-
-    def drain(self, timeout: float) -> None:
-        if not self._drained.done():
-            self._drained.set_result(timeout)
-            return
-        # Told to leave when it suits, now in haste: the runtime stops.
-        self._loop.call_soon_threadsafe(self._loop.call_later, timeout, self._executor.hurry)
-
-    def _start(self, runs: list[AssignedRun]) -> None:
-        for run in runs:
-            self._executor.start(run)
 
 
 def _load_tasks(settings: WorkerSettings) -> dict[str, Task]:

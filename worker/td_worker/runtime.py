@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
@@ -83,6 +84,8 @@ class WorkerSettings:
     credentials_dir: Path
     max_age: float
     """Seconds a credential is used for."""
+    concurrency: int = 10
+    """Runs that it executes at once."""
     limits: Limits = field(default_factory=Limits)
     max_runs: int | None = None
     """Runs after which the worker asks to be replaced; None: any number."""
@@ -92,6 +95,8 @@ class WorkerSettings:
     """Seconds that task code may block the user loop before the log tells where."""
     kill_stalled_after: float | None = None
     """Seconds after which such a worker ends itself; None: never."""
+    log_together: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Makes a block whose log lines are sent together."""
     attach: Callable[[asyncio.AbstractEventLoop], None] = _attach_nothing
     """Called with the runtime loop, to have captured output read there."""
 
@@ -101,7 +106,7 @@ class Inbox(Protocol):
 
     def is_busy(self) -> bool: ...
 
-    def assign(self, runs: list[AssignedRun]) -> None: ...
+    def assign(self, runs: list[AssignedRun], ahead: list[AssignedRun]) -> None: ...
 
     def cancel(self, run_id: str, attempt: int) -> None: ...
 
@@ -287,7 +292,7 @@ class RuntimeThread:
     def _receive(self, message: FromSupervisor) -> None:
         match message:
             case Assign():
-                self._require_inbox().assign(message.runs)
+                self._require_inbox().assign(message.runs, message.ahead)
                 self._watch()
             case NoticeSent():
                 self._receive_notice(message)

@@ -49,6 +49,7 @@ __all__ = [
     "redact",
     "register_secret",
     "resolve_format",
+    "together",
 ]
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -124,6 +125,14 @@ def configure(
         cache_logger_on_first_use=True,
     )
     _configure_stdlib(_LEVELS[level])
+
+
+def together() -> contextlib.AbstractContextManager[None]:
+    """Send what this thread logs in the block with as few system calls as there may be.
+
+    For a block that does nothing but log: what it has not sent is lost if the process is killed.
+    """
+    return _process.sender.together()
 
 
 def close(timeout: float = 1.0) -> None:

@@ -6,12 +6,18 @@ import contextlib
 import os
 import select
 import stat
-from collections.abc import Callable
-from typing import Protocol
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
 
 from td_runtime.logs.ring import LineRing
 
 __all__ = ["DirectSender", "KeepingSender", "Sender", "SinkSender", "make_sender"]
+
+
+#: Bytes of lines that are sent together; longer messages find room in the socket less easily.
+_TOGETHER: Final = 16 * 1024
 
 
 class Sender(Protocol):
@@ -20,8 +26,19 @@ class Sender(Protocol):
     def send(self, line: bytes) -> None:
         """Send one line. Never raises."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Send what this thread sends in the block with as few system calls as there may be."""
+        ...
+
     def close(self, timeout: float) -> None:
         """Say what is still unsaid, for at most *timeout* seconds. The descriptor stays open."""
+
+
+class _Gathered(threading.local):
+    """What one thread has not sent yet; None while it sends each line at once."""
+
+    lines: list[bytes] | None = None
+    size = 0
 
 
 class SinkSender:
@@ -43,15 +60,45 @@ class SinkSender:
         os.set_blocking(fd, False)
         self._fd = fd
         self._render_dropped = render_dropped
+        self._gathered = _Gathered()
         self.dropped = 0
 
     def send(self, line: bytes) -> None:
         """Send one line or count it as dropped."""
-        if self.dropped and not self._tell_dropped():
-            self.dropped += 1
+        gathered = self._gathered.lines
+        if gathered is None:
+            self._send([line])
             return
-        if not self._try(line):
-            self.dropped += 1
+        gathered.append(line)
+        self._gathered.size += len(line)
+        if self._gathered.size >= _TOGETHER:
+            self._send_gathered(gathered)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Send what this thread sends in the block as few messages of whole lines."""
+        if self._gathered.lines is not None:
+            yield
+            return
+        gathered = self._gathered.lines = []
+        try:
+            yield
+        finally:
+            self._gathered.lines = None
+            self._send_gathered(gathered)
+
+    def _send_gathered(self, lines: list[bytes]) -> None:
+        if lines:
+            self._send(lines)
+            lines.clear()
+        self._gathered.size = 0
+
+    def _send(self, lines: list[bytes]) -> None:
+        if self.dropped and not self._tell_dropped():
+            self.dropped += len(lines)
+            return
+        if not self._try(b"".join(lines)):
+            self.dropped += len(lines)
 
     def close(self, timeout: float) -> None:
         """Wait until the count of dropped lines could be said, at most *timeout* seconds."""
@@ -92,6 +139,10 @@ class DirectSender:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
 
+    def together(self) -> AbstractContextManager[None]:
+        """Each line is written at once."""
+        return contextlib.nullcontext()
+
     def close(self, timeout: float) -> None:
         """Nothing is ever left unsaid."""
 
@@ -107,6 +158,10 @@ class KeepingSender:
         """Keep one line and send it."""
         self._ring.put(line)
         self._sender.send(line)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Lines are kept at once, and sent together."""
+        return self._sender.together()
 
     def close(self, timeout: float) -> None:
         """Say what is still unsaid."""

@@ -18,6 +18,7 @@ from td_runtime.store.records import (
     Accepted,
     Cancellation,
     Due,
+    Finish,
     NewRun,
     Outcome,
     Place,
@@ -207,6 +208,10 @@ class RunStore(RunReader, Protocol):
         self, run_id: str, attempt: int, owner: str, outcome: Outcome, *, records_lost: int = 0
     ) -> Future[bool]:
         """Record the outcome, once: False is a late result, and changed nothing."""
+        ...
+
+    def finish_all(self, ends: Sequence[Finish]) -> Future[list[bool]]:
+        """Record outcomes as :meth:`finish` does, all or none; the answers are in their order."""
         ...
 
     def retry(

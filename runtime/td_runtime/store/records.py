@@ -23,6 +23,7 @@ __all__ = [
     "Crashed",
     "Due",
     "Failed",
+    "Finish",
     "NewRun",
     "Outcome",
     "Place",
@@ -221,6 +222,16 @@ class Run(RunSummary, frozen=True, kw_only=True):
     """Of the outcome, or of the newest attempt that failed while there is no outcome."""
     log_tail: str | None = None
     """The last lines it logged; of a run that is CRASHED."""
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """How one attempt ended for good."""
+
+    run_id: str
+    attempt: int
+    owner: str
+    outcome: "Outcome"
+    records_lost: int = 0
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from td_runtime.store.records import (
     Accepted,
     Cancellation,
     Due,
+    Finish,
     NewRun,
     Outcome,
     Place,
@@ -272,17 +273,17 @@ class SqliteRunStore(SqliteRunReader):
         """Record the outcome, once: False is a late result, and changed nothing."""
         return self._fenced(
             sql.FINISH,
-            (
-                str(outcome.status),
-                outcome.output,
-                encode_error(outcome.error),
-                getattr(outcome, "log_tail", None),
-                records_lost,
-                self._clock(),
-                run_id,
-                attempt,
-                owner,
-            ),
+            _finish_values(Finish(run_id, attempt, owner, outcome, records_lost), self._clock()),
+        )
+
+    def finish_all(self, ends: Sequence[Finish]) -> Future[list[bool]]:
+        """Record outcomes as `finish` does, all or none; the answers are in their order."""
+        now = self._clock()
+        rows = [_finish_values(end, now) for end in ends]
+
+        return self._changes.submit(
+            lambda connection: [connection.execute(sql.FINISH, row).rowcount == 1 for row in rows],
+            keep=True,
         )
 
     def retry(
@@ -376,6 +377,22 @@ class SqliteRunStore(SqliteRunReader):
         batch.insert()
 
         return answers
+
+
+def _finish_values(end: Finish, now: float) -> tuple[Any, ...]:
+    outcome = end.outcome
+
+    return (
+        str(outcome.status),
+        outcome.output,
+        encode_error(outcome.error),
+        getattr(outcome, "log_tail", None),
+        end.records_lost,
+        now,
+        end.run_id,
+        end.attempt,
+        end.owner,
+    )
 
 
 def _pass_time(connection: sqlite3.Connection, now: float) -> Due:

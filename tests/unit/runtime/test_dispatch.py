@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+from td_runtime.ahead import Ahead
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.dispatch import Dispatcher
 from td_runtime.store import open_store
@@ -34,6 +35,7 @@ class FakeWorker:
         self.owner = f"owner-{number}"
         self.pid = 1000 + number
         self.runs: dict[str, Any] = {}
+        self.ahead = Ahead()
         self.exit_status = -9
         self.stuck: str | None = None
         self.tasks: frozenset[str] | None = None
@@ -50,7 +52,7 @@ class FakeWorker:
 
     def send(self, message: Any) -> None:
         if isinstance(message, Assign):
-            for run in message.runs:
+            for run in (*message.runs, *message.ahead):
                 self.assigned.put_nowait(run)
         else:
             self.said.append(message)
@@ -271,3 +273,36 @@ async def test_a_run_that_waits_for_input_takes_no_place(runtime: Runtime) -> No
     receive(runtime.one, completed(run_id, assigned.attempt, b"1"))
     (run,) = await runtime.dispatcher.finished([run_id])
     assert run.status == "COMPLETED"
+
+
+async def test_a_worker_of_tiny_runs_gets_more_than_it_has_places_for(runtime: Runtime) -> None:
+    """They begin when others end, and not a commit and a round trip later; see `Ahead`."""
+    runtime.one.ahead = quick()
+    for _ in range(30):
+        await runtime.accept()
+    for _ in range(30):
+        await runtime.one.assigned.get()
+
+    assert runtime.one.load == 30
+
+
+def quick() -> Ahead:
+    ahead = Ahead()
+    for _ in range(100):
+        ahead.ended(0.001)
+    return ahead
+
+
+def test_one_long_run_ends_what_a_worker_is_given_ahead() -> None:
+    """Others would wait behind the next one while other workers are idle."""
+    ahead = quick()
+    assert ahead.most(10) == pytest.approx(200, abs=5)
+    ahead.ended(3.0)
+    assert ahead.most(10) == 0
+
+
+def test_a_run_that_came_back_unbegun_ends_what_a_worker_is_given_ahead() -> None:
+    """Its worker is stuck, or has long runs in all its places."""
+    ahead = quick()
+    ahead.ended(None)
+    assert ahead.most(10) == 0
