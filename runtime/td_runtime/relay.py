@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import structlog
 
 from td_runtime.workers import Worker
-from td_worker.messages import NoticeSent
+from td_worker.messages import NoticeSent, encode_frame
 
 __all__ = ["NoticeRelay"]
 
@@ -26,7 +26,8 @@ class NoticeRelay:
     def relay(self, notice: NoticeSent, sender: Worker, workers: Iterable[Worker]) -> None:
         """Send *notice* to all of *workers* but its *sender*."""
         others = [worker for worker in workers if worker is not sender]
-        behind = [worker.number for worker in others if not worker.channel.try_send(notice)]
+        frame = encode_frame(notice)
+        behind = [each.number for each in others if not each.channel.try_send_frame(frame)]
         facts = {"slot": notice.slot, "credential_id": notice.credential_id}
         log.info(
             "notice.relayed",

@@ -78,11 +78,11 @@ class Channel(Generic[T]):
         if not self._writing:
             self._writable()
 
-    def try_send(self, message: msgspec.Struct) -> bool:
-        """Send *message* unless the peer is far behind; say whether it was sent."""
+    def try_send_frame(self, frame: bytes) -> bool:
+        """Send an encoded message unless the peer is far behind; say whether it was sent."""
         if self.closed or len(self._outgoing) > _OPTIONAL_BACKLOG:
             return False
-        self.send(message)
+        self.send_frame(frame)
 
         return True
 

@@ -87,7 +87,7 @@ class Runtime:
 
     async def accept(self) -> str:
         (accepted,) = await self.dispatcher.accept([TriggerItem(task="a")])
-        return accepted.id
+        return str(accepted.id)
 
     def die(self, worker: FakeWorker) -> None:
         """Bury a worker, with another one in its place."""

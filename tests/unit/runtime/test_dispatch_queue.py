@@ -43,7 +43,7 @@ async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
 
 async def accept(runtime: Runtime, **facts: Any) -> str:
     (accepted,) = await runtime.dispatcher.accept([TriggerItem(task="a", **facts)])
-    return accepted.id
+    return str(accepted.id)
 
 
 async def test_a_delayed_run_starts_when_it_is_due(runtime: Runtime) -> None:

@@ -90,13 +90,13 @@ async def test_messages_arrive_whole_and_in_order(pair):
 async def test_an_optional_message_is_not_queued_for_a_stuck_peer(pair):
     """With a megabyte unsent a notice is dropped, and the sender is told."""
     left = End(pair[0])
-    assert left.channel.try_send(Ready(pid=1))
+    assert left.channel.try_send_frame(encode_frame(Ready(pid=1)))
 
     left.channel.send(Outcomes(outcomes=[outcome("big", 4_000_000)]))
 
-    assert not left.channel.try_send(Ready(pid=2))
+    assert not left.channel.try_send_frame(encode_frame(Ready(pid=2)))
     left.channel.close()
-    assert not left.channel.try_send(Ready(pid=3))
+    assert not left.channel.try_send_frame(encode_frame(Ready(pid=3)))
 
 
 async def test_what_a_dead_peer_had_sent_is_read_to_its_end(pair):
