@@ -414,17 +414,16 @@ class Dispatcher:
             self._outcomes.complete(completed)
 
     def _end_overdue(self, worker: Worker, message: Overdue) -> None:
-        """Record how a run ended that ignored its end, then kill its worker.
+        """Kill the worker of a run that ignores its end. Its death ends the run; nobody is blamed.
 
-        The neighbours are requeued when the worker's death is seen, and nobody blames them.
+        Nothing is recorded, and no neighbour starts again, before the process is gone: until then
+        they are executed.
         """
-        held = worker.runs.pop(message.run_id, None)
+        held = worker.runs.get(message.run_id)
         if held is None or held.run.attempt != message.attempt:
             return
-        self._outcomes.overdue(held.run, message.status)
-        for neighbour in worker.runs.values():
-            self._outcomes.requeue(neighbour.run)
-        worker.runs.clear()
+        held.overdue = message.status
+        worker.is_condemned = True
         worker.kill()
 
     # ------------------------------------------------------------ a worker died
@@ -438,7 +437,10 @@ class Dispatcher:
         """
         held = list(worker.runs.values())
         worker.runs.clear()
-        if blame:
+        for each in held:
+            if each.overdue is not None:
+                self._outcomes.overdue(each.run, each.overdue)
+        if blame and not worker.is_condemned:
             # Those that wait for their children execute nothing.
             executing = [each for each in held if not each.waiting]
             self._suspect(executing or held, worker)

@@ -128,15 +128,18 @@ class Outcomes:
         self._then(self._store.requeue(*_attempt(run), excused=True), run, "run.requeued")
 
     def overdue(self, run: Run, status: str) -> None:
-        """Record that *run* was canceled, or took too long, and ignored its end."""
+        """Record that *run* was canceled, or took too long, and ended with its worker only."""
+        self._suspects.cleared(run.id)
         if status == "CANCELED":
             changed = self._store.finish(*_attempt(run), Canceled(_IGNORED))
             self._then(changed, run, "run.canceled", error_message=_IGNORED.message)
             return
         seconds = run.max_duration or self._tasks[run.task].max_duration
+        # A reload may have taken the limit away since the attempt began.
+        limit = "" if seconds is None else f" ({seconds:g} s)"
         error = RunError(
             type="TimeoutError",
-            message=f"the attempt took longer than max_duration ({seconds:g} s) and did not stop",
+            message=f"the attempt took longer than max_duration{limit} and did not stop",
             retryable=False,
             code="MAX_DURATION_EXCEEDED",
         )

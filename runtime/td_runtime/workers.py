@@ -79,6 +79,8 @@ class HeldRun:
     """How many of its calls wait for children."""
     moving: bool = False
     """It was told to go back to the queue, to leave its worker to another run."""
+    overdue: str | None = None
+    """It ignores its end, and this is its status once its worker is dead."""
 
     @property
     def waiting(self) -> bool:
@@ -107,6 +109,8 @@ class Worker:
     """When it had imported its tasks, on the monotonic clock."""
     state: WorkerState = WorkerState.BOOTING
     runs: dict[str, HeldRun] = field(default_factory=dict)
+    is_condemned: bool = False
+    """It was killed for a run that ignored its end: nobody is to blame for its death."""
     has_worked: bool = False
     """An attempt has ended in it."""
     ahead: Ahead = field(default_factory=Ahead)

@@ -38,6 +38,7 @@ class FakeWorker:
         self.ahead = Ahead()
         self.exit_status = -9
         self.stuck: str | None = None
+        self.is_condemned = False
         self.tasks: frozenset[str] | None = None
         self.last_lines = "the last lines of {}".format
         self.assigned: asyncio.Queue[Any] = asyncio.Queue()
@@ -205,12 +206,64 @@ async def test_a_canceled_run_that_ignores_it_takes_only_its_worker_along(
 
     overdue = Overdue(run_id=run_id, attempt=1, status="CANCELED")
     runtime.dispatcher.receive(runtime.one, overdue)
-    (run,) = await runtime.dispatcher.finished([run_id])
-    again = await runtime.one.assigned.get()
-
+    # Killed, and not dead yet: whatever it has is executed, so nothing of it may start again (R3).
     assert runtime.one.kills == 1
+    assert runtime.one.runs.keys() == {run_id, neighbour}
+    runtime.die(runtime.one)
+    (run,) = await runtime.dispatcher.finished([run_id])
+    again = await runtime.two.assigned.get()
+
     assert (run.status, run.crashes) == ("CANCELED", 0)
     assert (again.id, again.attempts_used) == (neighbour, 1)
+
+
+async def test_an_end_that_comes_too_late_blames_nobody(runtime: Runtime) -> None:
+    """A run that ends after all, while its worker is killed for it, leaves no suspect behind."""
+    run_id = await runtime.accept()
+    await runtime.one.assigned.get()
+    neighbour = await runtime.accept()
+    await runtime.one.assigned.get()
+
+    runtime.dispatcher.receive(runtime.one, Overdue(run_id=run_id, attempt=1, status="CANCELED"))
+    runtime.dispatcher.receive(runtime.one, completed(run_id, 1, b"1"))
+    runtime.die(runtime.one)
+    again = await runtime.two.assigned.get()
+    (run,) = await runtime.dispatcher.finished([run_id])
+
+    assert (run.status, run.attempt) == ("COMPLETED", 1)
+    assert (again.id, again.attempts_used) == (neighbour, 1)
+
+
+async def test_a_suspect_that_ignores_its_end_is_suspected_no_more(runtime: Runtime) -> None:
+    """R8: once it has ended with its worker, no other worker is kept free for it."""
+    for _ in range(2):
+        await runtime.accept()
+        await runtime.one.assigned.get()
+    runtime.die(runtime.one)
+    suspect = await runtime.two.assigned.get()
+
+    runtime.dispatcher.receive(runtime.two, Overdue(run_id=suspect.id, attempt=suspect.attempt))
+    three = FakeWorker(3)
+    runtime.pool.workers = {3: three}
+    runtime.dispatcher.release(runtime.two, blame=True)
+    other = await three.assigned.get()
+    runtime.dispatcher.receive(three, completed(other.id, other.attempt, b"1"))
+    async with asyncio.timeout(30):
+        for _ in range(2):
+            run_id = await runtime.accept()
+            assert (await three.assigned.get()).id == run_id
+
+
+async def test_an_end_of_an_earlier_attempt_changes_nothing(runtime: Runtime) -> None:
+    """R5: the attempt that is under way goes on, and its outcome counts."""
+    run_id = await runtime.accept()
+    await runtime.one.assigned.get()
+
+    runtime.dispatcher.receive(runtime.one, Overdue(run_id=run_id, attempt=0))
+    runtime.dispatcher.receive(runtime.one, completed(run_id, 1, b"1"))
+    (run,) = await runtime.dispatcher.finished([run_id])
+
+    assert (run.status, runtime.one.kills) == ("COMPLETED", 0)
 
 
 async def test_the_worker_says_when_a_failed_run_is_tried_again(runtime: Runtime) -> None:
