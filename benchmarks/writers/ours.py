@@ -79,7 +79,10 @@ def worker(
     url: str, secret_key: str, credentials: str, store: StreamStore | None = None
 ) -> Iterator[StreamClient]:
     """Yield the stream client of a process like a worker's."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),  # the output is for the figures
+    )
     store = store or StreamStore()
     with LoopThread() as thread:
         control_plane = ControlPlane(url, secret_key)
