@@ -10,7 +10,7 @@ SUITES := tests/unit tests/integration tests/acceptance tests/interop
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help quickstart test suites lint conformance interop bench bench-cache bench-streams chaos chaos-runs restarts soak pins clean
+.PHONY: help quickstart test suites lint conformance interop bench bench-cache bench-runs bench-streams chaos chaos-runs restarts soak pins clean
 
 # A copied folder brings scripts that would run the original's code.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -47,7 +47,7 @@ interop: $(VENV)/.node $(VENV)/.s2 ## only the tests that drive the official cli
 	@$(BIN)/python -m pytest -q tests/interop
 
 bench: $(VENV)/.dev ## what the runtime costs, beside what it is compared with
-	@for file in $(filter-out benchmarks/cache_% benchmarks/streams_%,$(wildcard benchmarks/[a-z]*.py)) benchmarks/cache_hit.py; do \
+	@for file in $(filter-out benchmarks/cache_% benchmarks/streams_% benchmarks/runs_%,$(wildcard benchmarks/[a-z]*.py)) benchmarks/cache_hit.py; do \
 	   $(BIN)/python $$file || exit; done
 
 bench-cache: $(VENV)/.peers ## the credential cache beside other caches, 5 to 10 minutes
@@ -55,6 +55,11 @@ bench-cache: $(VENV)/.peers ## the credential cache beside other caches, 5 to 10
 
 bench-streams: $(VENV)/.node $(VENV)/.s2 ## writing to streams beside the official clients, about 5 minutes
 	@for file in benchmarks/streams_*.py; do $(BIN)/python $$file || exit; done
+
+bench-runs: $(VENV)/.peers-runs ## runs beside other task queues, about 15 minutes
+	@started=$$(date +%s); \
+	   for file in benchmarks/runs_*.py; do $(BIN)/python $$file || exit; done; \
+	   echo; echo "All of it took $$(( $$(date +%s) - started )) s."
 
 chaos: $(VENV)/.dev ## attack the credential cache for minutes (SEED=7, SEED=random)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
@@ -103,6 +108,12 @@ $(VENV)/.peers: $(VENV)/.dev benchmarks/peers/requirements.txt
 	@$(BIN)/python -m venv --clear $(VENV)/peers
 	@$(VENV)/peers/bin/python -m pip install -qq --disable-pip-version-check \
 	   --requirement benchmarks/peers/requirements.txt
+	@touch $@
+
+$(VENV)/.peers-runs: $(VENV)/.dev benchmarks/peers/requirements-runs.txt
+	@$(BIN)/python -m venv --clear $(VENV)/peers-runs
+	@$(VENV)/peers-runs/bin/python -m pip install -qq --disable-pip-version-check \
+	   --requirement benchmarks/peers/requirements-runs.txt
 	@touch $@
 
 # The stream store's Python client has dependencies of its own, so it lives apart too.

@@ -89,9 +89,9 @@ class Arena:
 
 
 @contextmanager
-def arena() -> Iterator[Arena]:
+def arena(*, python_needed: bool = True) -> Iterator[Arena]:
     """Yield an arena; with a Redis of its own, if there is one to start."""
-    if not PYTHON.exists():
+    if python_needed and not PYTHON.exists():
         sys.exit(f"no {PYTHON}: `make bench-cache` makes it")
     program = shutil.which("redis-server")
     if program is None:

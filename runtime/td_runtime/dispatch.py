@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from td_runtime import logs
 from td_runtime.admission import TriggerError, check_items
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.outcomes import Outcomes, log_late
@@ -551,12 +552,14 @@ class Dispatcher:
         accepted = await self._store.accept(
             _new_run(item, self._known[item.task], parent_id, triggered_by) for item in items
         )
-        for item, answer in zip(items, accepted, strict=True):
-            if answer.created:
-                self._backlog += 1
-                if alone:
-                    self._suspects.caught(answer.id)
-                log.info("run.accepted", run_id=answer.id, task=item.task, parent_id=parent_id)
+        info = log.bind().info
+        with logs.together():
+            for item, answer in zip(items, accepted, strict=True):
+                if answer.created:
+                    self._backlog += 1
+                    if alone:
+                        self._suspects.caught(answer.id)
+                    info("run.accepted", run_id=answer.id, task=item.task, parent_id=parent_id)
         self.wake()
 
         return accepted
