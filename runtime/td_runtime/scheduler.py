@@ -19,6 +19,7 @@ import structlog
 
 from td_runtime.admission import TriggerError
 from td_runtime.schedule import Schedule
+from td_runtime.store import StoreFullError
 
 __all__ = ["Scheduler", "Tick", "TickRecords"]
 
@@ -99,8 +100,11 @@ class Scheduler:
     async def look(self) -> float:
         """Deal with everything that is due now; return the seconds until the next look."""
         delay = _LONGEST_SLEEP
-        for task, schedule in list(self._schedules.items()):
-            delay = min(delay, await self._look_at(task, schedule))
+        try:
+            for task, schedule in list(self._schedules.items()):
+                delay = min(delay, await self._look_at(task, schedule))
+        except StoreFullError:  # the tick stays due, and the store has said why
+            return _RETRY_AFTER
 
         return max(0.0, delay)
 

@@ -12,7 +12,7 @@ import pytest
 from td_runtime.admission import TriggerError
 from td_runtime.schedule import Schedule
 from td_runtime.scheduler import Scheduler, Tick
-from td_runtime.store import NewRun, RunStore, open_store
+from td_runtime.store import NewRun, RunStore, StoreFullError, open_store
 
 HOURLY = Schedule(pattern="0 * * * *")
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -36,10 +36,13 @@ class Host:
         self.store = store
         self.clock = Clock(MIDNIGHT + 10)
         self.room = True
+        self.disk = True
 
     async def accept(self, tick: Tick) -> None:
         if not self.room:
             raise TriggerError("the queue is full")
+        if not self.disk:
+            raise StoreFullError("no space left")
         new = NewRun(task=tick.task, payload=tick.payload, idempotency_key=tick.key)
         await self.store.accept([new])
 
@@ -122,6 +125,20 @@ async def test_a_refused_tick_is_tried_again(host: Host) -> None:
     host.room = True
     await host.look(scheduler, MIDNIGHT + HOUR + delay)
 
+    assert await count(host) == 1
+
+
+async def test_a_tick_survives_a_full_disk(host: Host) -> None:
+    """With no room for its run or its record a tick stays due; it is one run when there is room."""
+    scheduler = host.scheduler()
+    await host.look(scheduler, MIDNIGHT + 10)
+
+    host.disk = False
+    assert 0 < await host.look(scheduler, MIDNIGHT + HOUR) <= 2
+    assert await count(host) == 0
+
+    host.disk = True
+    await host.look(scheduler, MIDNIGHT + HOUR + 2)
     assert await count(host) == 1
 
 
