@@ -1,6 +1,7 @@
 """Carries out what clients ask about runs."""
 
 import functools
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -148,7 +149,7 @@ def read_query(request: ListRuns) -> RunQuery:
     """Return what the store is asked.
 
     Raises:
-        TriggerError: A status that there is not, or too many runs at once.
+        TriggerError: A status that there is not, a moment that is none, or too many runs at once.
     """
     known = frozenset(str(status) for status in Status)
     if strange := sorted(request.statuses - known):
@@ -157,6 +158,9 @@ def read_query(request: ListRuns) -> RunQuery:
         )
     if not 1 <= request.limit <= _MOST_LISTED:
         raise TriggerError(f"limit = {request.limit}; it must be from 1 to {_MOST_LISTED}")
+    for name, moment in (("since", request.since), ("until", request.until)):
+        if moment is not None and not math.isfinite(moment):
+            raise TriggerError(f"{name} = {moment}; it must be seconds since the epoch")
     fields = msgspec.structs.asdict(request)
     fields["statuses"] = frozenset(Status(status) for status in request.statuses)
 

@@ -12,6 +12,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: in ASCII order, n
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 _RANDOM_BITS = 77  # 25 characters hold 125 bits; 48 of them are milliseconds
+_LAST_MOMENT = (1 << 48) - 1
 
 
 class RunIds:
@@ -38,7 +39,7 @@ class RunIds:
 
 def first_id(moment: int) -> str:
     """Return what no id of this moment, in milliseconds since the epoch, or later is less than."""
-    return "run_" + _encode(max(0, moment) << _RANDOM_BITS)
+    return "run_" + _encode(min(max(0, moment), _LAST_MOMENT) << _RANDOM_BITS)
 
 
 def _decode(run_id: str) -> int:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from td_runtime.store.run_id import RunIds
+from td_runtime.store.run_id import RunIds, first_id
 
 
 def test_an_id_has_the_usual_form():
@@ -44,3 +44,10 @@ def test_ids_of_one_moment_cannot_be_guessed():
     one, other = (RunIds(lambda: 1.7e9) for _ in range(2))
 
     assert {one.next() for _ in range(1000)}.isdisjoint(other.next() for _ in range(1000))
+
+
+def test_a_moment_out_of_bounds_keeps_the_order():
+    """Milliseconds taken for seconds lie behind all ids there are, a negative time before."""
+    now = RunIds(lambda: 1.7e9).next()
+
+    assert first_id(-1) < now < first_id(int(1.7e12 * 1000)) <= first_id(1 << 60)
