@@ -188,8 +188,10 @@ class IssuedTokens:
         self._rights[key] = info.to_rights()
 
     def _forget(self, token_id: str) -> None:
-        key, _ = self._infos.pop(token_id)
-        del self._rights[key]
+        info = self._infos.pop(token_id, None)
+        if info is None:  # two revoked it at once
+            return
+        del self._rights[info[0]]
         for on_ended in list(self._watchers):
             on_ended()
 
