@@ -203,14 +203,14 @@ class Mailbox:
 
     async def _next(self, timeout: float | None) -> Pending | None:
         """Return the first message that waits, once one does."""
-        if not self.waits():
-            self._arrived.clear()
-            if self._error is None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout):
-                        await self._arrived.wait()
-            if self._error is not None and not self.waits():
-                raise self._error
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                # Again and again: of several that wait here, only one gets what has arrived.
+                while not self.waits() and self._error is None:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        if self._error is not None and not self.waits():
+            raise self._error
 
         return self._inbox.take()
 

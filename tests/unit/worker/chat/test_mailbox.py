@@ -1,0 +1,74 @@
+"""What several callers that wait for a chat's next message get."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from typing import Any
+
+from td_worker.chat.mailbox import LastTurn, Mailbox
+
+
+class _Incoming:
+    """The `in` of a chat to which a test sends."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+
+    async def last_turn(self) -> LastTurn | None:
+        return None
+
+    async def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
+        assert after is None
+        while True:
+            yield await self.sent.get()
+
+    async def access_token(self, ttl: float) -> str | None:
+        assert ttl > 0
+        return None
+
+    def send(self, seq: int) -> None:
+        payload = {"trigger": "submit-message", "messageId": str(seq)}
+        self.sent.put_nowait((seq, {"kind": "message", "payload": payload}))
+
+
+async def test_who_gets_no_message_waits_on():
+    """Of two that wait, the one that the first message does not go to waits for the second."""
+    incoming = _Incoming()
+    mailbox = Mailbox(incoming, chat_id="c")
+    waiting = {asyncio.create_task(mailbox.once(None)) for _ in range(2)}
+    incoming.send(0)
+    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    incoming.send(1)
+    done |= (await asyncio.wait(waiting))[0]
+    found = [task.result() for task in done]
+    await mailbox.close()
+
+    assert {pending.seq for pending in found if pending is not None} == {0, 1}
+
+
+async def test_a_wait_of_no_time_takes_what_is_there():
+    """A message that has arrived is taken however short the time-out; without one there is none."""
+    incoming = _Incoming()
+    mailbox = Mailbox(incoming, chat_id="c")
+    assert await mailbox.once(0) is None
+    arrived = asyncio.Event()
+    await mailbox.observe(lambda _: _refuse(arrived))
+    incoming.send(0)
+    await arrived.wait()
+    while not mailbox.waits():
+        await asyncio.sleep(0)
+    found = await mailbox.once(0)
+    await mailbox.close()
+
+    assert found is not None
+    assert found.seq == 0
+
+
+def _refuse(arrived: asyncio.Event) -> Future[bool]:
+    arrived.set()
+    answer: Future[bool] = Future()
+    answer.set_result(False)
+
+    return answer
