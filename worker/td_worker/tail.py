@@ -380,11 +380,11 @@ def parse_twice(data: Any) -> Any:
     Return what a record's data says.
 
     An append through the control plane stores the body as text inside the envelope; what is no
-    JSON is left as it is.
+    JSON, or nested deeper than it can be read, is left as it is.
     """
     if not isinstance(data, str):
         return data
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return data

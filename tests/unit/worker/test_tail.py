@@ -283,6 +283,12 @@ def test_text_is_parsed_once_more(data: Any, meaning: Any):
     assert parse_twice(data) == meaning
 
 
+@pytest.mark.parametrize("data", ["[" * 100_000, '"\ud800'])
+def test_text_that_cannot_be_read_as_json_is_left_as_it_is(data: str):
+    """Text that is nested too deep, or no Unicode, ends no tail: anybody may send it."""
+    assert parse_twice(data) == data
+
+
 # --- the connection ------------------------------------------------------------------------------
 
 

@@ -86,9 +86,26 @@ def parse_payload(value: Any) -> ChatPayload:
     if isinstance(value, dict):
         value = {key: fact for key, fact in value.items() if fact is not None}
     try:
-        return msgspec.convert(value, ChatPayload)
+        payload = msgspec.convert(value, ChatPayload)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
+    if payload.message is not None:
+        _check_parts(payload.message)
+
+    return payload
+
+
+def _check_parts(message: UIMessage) -> None:
+    """Refuse parts that nobody can go through: they would end a run, and each run after it."""
+    parts = message.get("parts", [])
+    if not isinstance(parts, list):
+        raise ValueError(f"expected an array, got {type(parts).__name__} - at `$.message.parts`")
+    for number, part in enumerate(parts):
+        if not isinstance(part, dict) or not isinstance(part.get("toolCallId", ""), str):
+            raise ValueError(
+                "expected an object whose toolCallId, if there, is text - at "
+                f"`$.message.parts[{number}]`"
+            )
 
 
 def parse_input(data: Any) -> InputRecord:
@@ -97,7 +114,7 @@ def parse_input(data: Any) -> InputRecord:
         # The control plane's append stores the body it got as text.
         try:
             data = msgspec.json.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             return InputRecord(kind=_UNKNOWN, problem="it is text and not JSON")
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         return InputRecord(kind=_UNKNOWN, problem="it is no object with a `kind`")

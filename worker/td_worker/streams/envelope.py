@@ -64,7 +64,7 @@ def decode_envelope(body: str) -> Envelope | None:
         return _decoder.decode(body)
     except msgspec.ValidationError:
         return None
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return _decode_oddities(body)
 
 

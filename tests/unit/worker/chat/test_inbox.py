@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from td_worker.chat.inbox import Inbox
 from td_worker.chat.payload import InputRecord, parse_input
 
@@ -100,3 +104,20 @@ def test_what_cannot_be_understood_says_why():
     problem = parse_input({"kind": "message", "payload": {"chatId": 7}}).problem
     assert problem is not None
     assert "chatId" in problem
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '"\ud800'])
+def test_text_that_cannot_be_read_is_a_problem_and_no_error(text: str):
+    """Text that is nested too deep, or no Unicode, does not end the run that reads it."""
+    assert parse_input(text).problem is not None
+
+
+@pytest.mark.parametrize("parts", [7, None, ["text"], [{"type": "tool-a", "toolCallId": []}]])
+def test_a_message_whose_parts_are_none_is_a_problem(parts: Any):
+    """Parts that nobody can go through fail their turn, and never the runs that read them."""
+    message = {"id": "m", "role": "assistant", "parts": parts}
+    record = parse_input({"kind": "message", "payload": {"message": message}})
+
+    assert record.kind == "message"
+    assert record.problem is not None
+    assert "parts" in record.problem

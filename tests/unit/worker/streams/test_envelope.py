@@ -163,9 +163,9 @@ def test_a_chunk_that_contains_itself_is_refused():
         encode_envelope(loop, "n-0")
 
 
-@pytest.mark.parametrize("body", ["not json at all", "[1]", "7", '"text"', ""])
+@pytest.mark.parametrize("body", ["not json", "[1]", "7", '"text"', "", '{"data":' + "[" * 100_000])
 def test_a_body_without_envelope_is_none(body):
-    """Foreign text, and JSON that is no object, hold no envelope."""
+    """Foreign text, JSON that is no object, and what nests too deep hold no envelope."""
     assert decode_envelope(body) is None
 
 
