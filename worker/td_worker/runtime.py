@@ -329,7 +329,8 @@ class RuntimeThread:
         self._require_inbox().cancel(message.run_id, message.attempt)
         self._watch()
         # For a plain `def` task that waits for children in its thread, where nobody can cancel it.
-        for request in self._requests.values():
+        # A copy: other threads ask for runs meanwhile.
+        for request in list(self._requests.values()):
             if request.run_id == message.run_id and request.done is not None:
                 given_up, request.done = request.done, Future()
                 if given_up.set_running_or_notify_cancel():
