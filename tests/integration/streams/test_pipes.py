@@ -93,6 +93,20 @@ async def test_a_source_that_raises_rejects_the_wait_and_evicts_the_slot(platfor
     assert platform.puts == {(RUN, "s"): 2}
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+async def test_a_source_that_would_end_the_process_rejects_the_wait(platform, execution, error):
+    """A `sys.exit()` in a source fails its pipe, and neither hangs `wait` nor leaves the loop."""
+
+    def leave() -> Iterator[int]:
+        yield 1
+        raise error
+
+    with executing(execution), pytest.raises(StreamClosedError, match=type(error).__name__):
+        await streams.pipe("s", leave()).wait()
+
+    assert platform.chunks(RUN, "s") == [1]
+
+
 async def test_an_oversize_chunk_in_a_pipe_rejects_its_wait(platform, execution):
     """The pipe that carries it fails; its source is closed."""
     source = (chunk for chunk in ["fine", HUGE, "never"])

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
+from td_worker.errors import StreamClosedError
 from td_worker.streams.arguments import TURN, check_source
 from td_worker.streams.face import HandleFace, WriterFace, result_of
 from td_worker.streams.lane import Lane
@@ -236,6 +237,8 @@ async def _pump(lane: Lane, source: Source, mirror: Mirror | None) -> None:
     write = Writer(lane).write
     try:
         await _feed(write if mirror is None else _mirroring(write, mirror), source)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        lane.fail(StreamClosedError(repr(error)))  # as the plain `def` twin: `wait` must end
     except Exception as error:  # noqa: BLE001  it is raised by `wait`, to whom it concerns
         lane.fail(error)  # does nothing to a lane that was aborted or has failed before
     else:
