@@ -135,7 +135,7 @@ class WriteHandle(msgspec.Struct, eq=False):
 class _Overflow:
     """What waits for room in the buffer; to the end of the run, a stream that is still open."""
 
-    def __init__(self, drop: Callable[[], int]) -> None:
+    def __init__(self, drop: Callable[[_Overflow], int | None]) -> None:
         self.settled: Future[None] = Future()
         self.lost = 0
         self.waiting: deque[tuple[bytes, WriteHandle]] = deque()
@@ -147,8 +147,9 @@ class _Overflow:
 
     def give_up(self) -> None:
         """Drop what waits and count it as lost."""
-        self.lost = self._drop()
-        if not self.settled.done():
+        dropped = self._drop(self)
+        if dropped is not None:  # otherwise whoever moved the last one into the buffer settles it
+            self.lost += dropped
             self.settled.set_result(None)
 
 
@@ -380,13 +381,13 @@ class ResponseWriter:
 
         return None
 
-    def _drop(self) -> int:
-        """Give up what waits; return how much that was."""
+    def _drop(self, overflow: _Overflow) -> int | None:
+        """Give up what waits; return how much that was, None when nobody waits there any more."""
         error = StreamClosedError("the run's time was over before the chunk was accepted")
         with self._lock:
-            overflow, self._overflow = self._overflow, None
-            if overflow is None:
-                return 0
+            if self._overflow is not overflow:
+                return None
+            self._overflow = None
             for _, handle in overflow.waiting:
                 self._refuse(handle, None, error)
 
