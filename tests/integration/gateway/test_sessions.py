@@ -156,6 +156,35 @@ def test_the_token_is_for_this_session(runtime: RuntimeProcess, client: httpx.Cl
     assert [a.status_code for a in refused] == [403] * 5
 
 
+def test_a_token_takes_over_no_session_of_another_task(
+    runtime: RuntimeProcess, client: httpx.Client
+) -> None:
+    """Who may start sessions of one task gets no token for another's, and changes nothing of it."""
+    start(client, "others", payload={"mine": True})
+
+    answer = httpx.post(
+        f"{runtime.url}/api/v1/sessions",
+        json=body("others", taskIdentifier="other"),
+        headers=bearer(runtime.secret_key, "write:tasks:other"),
+        timeout=30,
+    )
+
+    assert answer.status_code == 403
+    assert client.get(path("others")).json()["triggerConfig"]["basePayload"]["mine"] is True
+
+
+def test_a_one_time_token_starts_no_session(runtime: RuntimeProcess) -> None:
+    """It is good for one run, and a session has any number of them."""
+    answer = httpx.post(
+        f"{runtime.url}/api/v1/sessions",
+        json=body(),
+        headers=bearer(runtime.secret_key, "write:tasks:agent", otu=True),
+        timeout=30,
+    )
+
+    assert answer.status_code == 403
+
+
 def test_an_external_id_starts_one_session(client: httpx.Client) -> None:
     """The same external id is the same session, 200; only its trigger config is refreshed."""
     first = start(client, " reused ", payload={"stay": True}, tags=["old"], metadata={"v": 1})

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -225,6 +226,58 @@ def test_without_a_key(runtime: RuntimeProcess) -> None:
     assert (nobody.status_code, nobody.json()) == (401, {"error": "Invalid or Missing API key"})
     assert [answer.status_code for answer in other] == [403] * 4
     assert own.status_code == 200
+
+
+def test_a_one_time_token_is_good_for_one_run(runtime: RuntimeProcess) -> None:
+    """Whatever key and time it asks for, it triggers once; nothing that has many runs takes it."""
+    token = bearer(runtime.secret_key, "write:tasks:echo", "write:batch", "write:runs", otu=True)
+    asked = {"options": {"idempotencyKey": "k", "idempotencyKeyTTL": "0s"}}
+    with httpx.Client(base_url=runtime.url, timeout=30, headers=token) as client:
+        run_id = trigger(client, "echo", **asked)
+        refused = [
+            client.post("/api/v1/tasks/echo/trigger", json=asked),
+            client.post(f"/api/v1/runs/{run_id}/replay"),
+            client.post("/api/v3/batches", json={"runCount": 2}),
+            client.post("/api/v3/batches/batch_x/items", content=b"{}"),
+        ]
+
+    assert [answer.status_code for answer in refused] == [422, 403, 403, 403]
+
+
+FAMILY = """
+import asyncio
+
+from td_worker import tasks
+
+async def parent(payload):
+    return (await tasks.trigger("child", delay=3600)).id
+
+async def child(payload):
+    pass
+"""
+
+
+def test_metadata_of_a_parent_needs_its_own_scope(tmp_path: Path) -> None:
+    """A token for a run changes its metadata alone, and not those of the runs above it."""
+    operations = [{"type": "set", "key": "a", "value": 1}]
+    with RuntimeProcess(tmp_path, tasks=FAMILY, workers=1, drain_timeout="0s") as runtime:
+        headers = {"authorization": f"Bearer {runtime.secret_key}"}
+        with httpx.Client(base_url=runtime.url, headers=headers, timeout=30) as client:
+            parent_id = trigger(client, "parent")
+            child_id = json.loads(runtime.result(parent_id).output or b"")
+            path = f"/api/v1/runs/{child_id}/metadata"
+            client.headers.update(bearer(runtime.secret_key, f"write:runs:{child_id}"))
+            refused = [
+                client.put(path, json={"operations": operations, f"{who}Operations": operations})
+                for who in ("parent", "root")
+            ]
+            own = client.put(path, json={"operations": operations})
+            client.headers.update(headers)
+            above = client.get(f"/api/v1/runs/{parent_id}/metadata")
+
+    assert [answer.status_code for answer in refused] == [403, 403]
+    assert own.json() == {"metadata": {"a": 1}}
+    assert above.json() == {"metadata": {}}
 
 
 def test_metadata(client: httpx.Client) -> None:

@@ -5,6 +5,7 @@ among them: HS256 with the key itself, so that there is nothing to store and not
 """
 
 import functools
+import math
 import time
 from collections.abc import Iterable
 from types import ModuleType
@@ -29,6 +30,8 @@ class Caller(msgspec.Struct, frozen=True):
     scopes: frozenset[str] = frozenset()
     is_one_time: bool = False
     """Good for one run that is triggered."""
+    expires_at: float = math.inf
+    """Epoch seconds."""
 
     def may(self, action: str, resource: str, ids: Iterable[str] = ()) -> bool:
         """Whether it may do ``action`` to any one of these ids of a resource.
@@ -48,6 +51,11 @@ class Caller(msgspec.Struct, frozen=True):
     def require(self, action: str, resource: str, ids: Iterable[str] = ()) -> None:
         """Refuse with 403 whoever may not."""
         if not self.may(action, resource, ids):
+            raise RefusalError(answers.SCOPE_MISSING)
+
+    def refuse_one_time(self) -> None:
+        """Refuse with 403 a token that is good for one run where nothing would spend it."""
+        if self.is_one_time:
             raise RefusalError(answers.SCOPE_MISSING)
 
     def require_secret(self) -> None:
@@ -80,7 +88,10 @@ class Access:
         claims = self._verify(token)
 
         return Caller(
-            is_secret=False, scopes=_scopes(claims), is_one_time=claims.get("otu") is True
+            is_secret=False,
+            scopes=_scopes(claims),
+            is_one_time=claims.get("otu") is True,
+            expires_at=float(claims["exp"]),
         )
 
     def issue(self, scopes: Iterable[str], *, life_s: float) -> str:

@@ -10,7 +10,7 @@ import msgspec
 
 from td_runtime.gateway.exchange import BODY_BYTES_MAX, Exchange, Reply, json_reply
 from td_runtime.gateway.platform import answers, run_shapes
-from td_runtime.gateway.platform.access import Access, Caller
+from td_runtime.gateway.platform.access import Access
 from td_runtime.gateway.platform.answers import RefusalError
 from td_runtime.gateway.platform.bodies import read_json
 from td_runtime.gateway.platform.run_batches import Batch, RunBatches
@@ -75,7 +75,7 @@ class BatchRoutes:
             return answers.method_not_allowed("POST")
         body = await read_json(exchange, BatchBody, limit=BODY_BYTES_MAX)
         require_trigger(caller, [item.task for item in body.items])
-        _refuse_one_time(caller)
+        caller.refuse_one_time()
         accepted = await self._link.trigger([item.to_item() for item in body.items])
         batch, _ = await self._batches.create(len(body.items), None)
         await self._batches.add(batch.id, dict(enumerate(accepted.run_ids)))
@@ -104,6 +104,7 @@ class BatchRoutes:
         if exchange.method != "POST":
             return answers.method_not_allowed("POST")
         caller.require("write", "batch")
+        caller.refuse_one_time()
         body = await read_json(exchange, CreateBatch, limit=CREATE_BYTES_MAX)
         if body.run_count > RUNS_MAX:
             raise unprocessable(f"Batch size of {body.run_count} is too large; at most {RUNS_MAX}")
@@ -124,6 +125,7 @@ class BatchRoutes:
         if exchange.method != "POST":
             return answers.method_not_allowed("POST")
         caller.require("write", "batch", [batch_id])
+        caller.refuse_one_time()
         batch = self._require(batch_id)
         there = self._batches.runs(batch_id)
         known, accepted, group = set(there), 0, _Group()
@@ -228,12 +230,6 @@ def _check_index(item: BatchItem, batch: Batch) -> int:
         )
 
     return item.index
-
-
-def _refuse_one_time(caller: Caller) -> None:
-    """A token that is good for one run is not good for a batch: nothing would spend it."""
-    if caller.is_one_time:
-        raise RefusalError(answers.SCOPE_MISSING)
 
 
 async def _read_lines(exchange: Exchange) -> AsyncIterator[BatchItem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -30,10 +31,14 @@ from td_runtime.gateway.platform.run_metadata import MetadataBody, Operation, ap
 from td_runtime.replays import repeat
 from td_runtime.store import RunQuery, RunReader, open_readonly
 from td_runtime.store.records import Run, RunSummary
+from td_worker.messages import TriggerItem
 
 TRIGGER_BYTES_MAX: Final = 16 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 1024 * 1024
 TOKEN_LIFE_S: Final = 3600.0
+ONE_TIME_SLACK_S: Final = 60.0
+ONE_TIME_LIFE_S_MAX: Final = 10 * 365 * 86_400.0
+"""The longest that the store keeps a key."""
 CHILDREN_MAX: Final = 100
 DEPTH_MAX: Final = 100
 
@@ -67,9 +72,7 @@ class RunRoutes:
         body = await read_json(exchange, TriggerBody, limit=TRIGGER_BYTES_MAX)
         item = body.to_item(task)
         if caller.is_one_time:
-            # The store keeps the key, so that the token is spent for good.
-            key = "token/" + hashlib.sha256(exchange.bearer.encode()).hexdigest()
-            item = msgspec.structs.replace(item, idempotency_key=key)
+            item = _spend(item, caller, exchange.bearer)
         accepted = await self._link.trigger([item])
         run_id, created = accepted.run_ids[0], accepted.created[0]
         if caller.is_one_time and not created:
@@ -150,6 +153,7 @@ class RunRoutes:
     async def replay(self, exchange: Exchange, run_id: str) -> Reply:
         """POST runs/<id>/replay."""
         run = await self._changeable(exchange, run_id, "POST")
+        self._access.identify(exchange).refuse_one_time()
         if exchange.content_length:
             body = await read_json(exchange, ReplayBody, limit=TRIGGER_BYTES_MAX)
         else:
@@ -169,11 +173,16 @@ class RunRoutes:
         body = await read_json(exchange, MetadataBody, limit=METADATA_BYTES_MAX)
         if run.status.is_finished:
             raise unprocessable("Cannot update metadata for a completed run")
+        parent_id = run.parent_id or run.id
+        others = ((parent_id, body.parent_operations), (run.root_id, body.root_operations))
+        caller = self._access.identify(exchange)
+        for other_id, operations in others:
+            if operations:
+                caller.require("write", "runs", [other_id])
         metadata = await self._change(run.id, body.operations, body.metadata)
-        if body.parent_operations:
-            await self._change(run.parent_id or run.id, body.parent_operations)
-        if body.root_operations:
-            await self._change(run.root_id, body.root_operations)
+        for other_id, operations in others:
+            if operations:
+                await self._change(other_id, operations)
 
         return json_reply(200, {"metadata": metadata})
 
@@ -254,6 +263,17 @@ def require_trigger(caller: Caller, tasks: list[str]) -> None:
     for task in tasks:
         if not caller.may("trigger", "tasks", [task]):
             caller.require("write", "tasks", [task])
+
+
+def _spend(item: TriggerItem, caller: Caller, token: str) -> TriggerItem:
+    """Return *item* with a key that the store keeps longer than a one-time token is valid."""
+    life = caller.expires_at - time.time() + ONE_TIME_SLACK_S
+
+    return msgspec.structs.replace(
+        item,
+        idempotency_key="token/" + hashlib.sha256(token.encode()).hexdigest(),
+        idempotency_ttl=min(life, ONE_TIME_LIFE_S_MAX),
+    )
 
 
 def _may_read(caller: Caller, run_id: str, run: Run | None, batches: RunBatches) -> bool:

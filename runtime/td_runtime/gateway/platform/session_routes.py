@@ -86,6 +86,8 @@ class SessionRoutes:
         body = await read_json(exchange, CreateSession, limit=CREATE_BYTES_MAX)
         if not caller.may("write", "tasks", [body.task_identifier]):
             caller.require("write", "sessions")
+        caller.refuse_one_time()
+        self._require_own(caller, body)
         session, is_new = await self._sessions.create(body.to_session())
         if session.is_closed or session.is_expired:
             return _refuse_ended(session)
@@ -102,6 +104,14 @@ class SessionRoutes:
         return json_reply(
             201 if is_new else 200, show_created(session, token=token, is_cached=not is_new)
         )
+
+    def _require_own(self, caller: Caller, body: CreateSession) -> None:
+        """Refuse a session that is there already and is another task's: it would be taken over."""
+        there = None if body.external_id is None else self._sessions.find(body.external_id)
+        if there is None or there.task_identifier == body.task_identifier:
+            return
+        if not caller.may("write", "tasks", [there.task_identifier]):
+            caller.require("write", "sessions")
 
     async def _ensure_run(self, session: Session) -> Session:
         from td_runtime.control import ControlRefusedError, NotRunningError
