@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from td_runtime.admission import TriggerError
@@ -16,4 +17,4 @@ from td_runtime.run_requests import read_query
 def test_a_moment_that_is_none_is_refused(name: str, moment: float) -> None:
     """It is the client's mistake, and no failure of the supervisor, which would stop for it."""
     with pytest.raises(TriggerError, match=f"{name} = "):
-        read_query(ListRuns(**{name: moment}))
+        read_query(msgspec.structs.replace(ListRuns(), **{name: moment}))
