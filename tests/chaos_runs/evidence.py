@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from tests.chaos_runs.diary import Strike
 from tests.chaos_runs.marks import Mark
-from tests.chaos_runs.plan import Wish
+from tests.chaos_runs.plan import CANCELED, OVERDUE, Wish
 from tests.chaos_runs.records import Record
 from tests.chaos_runs.scale import Scale
 
@@ -53,6 +53,9 @@ class Death:
     """Those of them that did not wait for children."""
     is_last: bool
     """Whether the supervisor was killed so soon after it that it may not have recorded it."""
+
+    is_drained: bool = False
+    """Whether the supervisor was stopping: workers that boot are killed then."""
 
     @property
     def blamed(self) -> str | None:
@@ -103,11 +106,11 @@ class Evidence:
         return dict(found)
 
     @cached_property
-    def overdue(self) -> dict[int, list[Record]]:
-        """The runs that were ended with their workers, by the number of the process."""
+    def told_to_end(self) -> dict[int, list[Record]]:
+        """The runs that were canceled or had too little time, by the number of the process."""
         found: dict[int, list[Record]] = defaultdict(list)
         for record in self.records.values():
-            if record.is_overdue and record.pid is not None:
+            if record.task in CANCELED | OVERDUE and record.pid is not None:
                 found[record.pid].append(record)
 
         return dict(found)
@@ -153,12 +156,16 @@ def read_log(
     """Return the ends of workers and of runs that were logged."""
     kills = [strike.wall for strike in strikes if strike.what == "kill supervisor"]
     waiting: set[str] = set()
+    is_draining = False
     deaths: list[Death] = []
     ends: dict[str, list[str]] = defaultdict(list)
     for line in lines:
         event = line["event"]
         if event == "runtime.started":
             waiting.clear()
+            is_draining = False
+        elif event == "runtime.drain_requested":
+            is_draining = True
         elif event == "run.waiting":
             waiting.add(line["run_id"])
         elif event in {"run.resumed", "run.started"}:
@@ -166,12 +173,16 @@ def read_log(
         elif event in ENDS:
             ends[line["run_id"]].append(event.partition(".")[2].upper())
         elif event == "worker.exited":
-            deaths.append(_death(line, waiting, kills))
+            deaths.append(_death(line, waiting, kills, is_drained=is_draining))
+            # Handed out anew they execute, even if they die before they say so.
+            waiting.difference_update(line["runs"])
 
     return deaths, dict(ends)
 
 
-def _death(line: dict[str, Any], waiting: set[str], kills: list[float]) -> Death:
+def _death(
+    line: dict[str, Any], waiting: set[str], kills: list[float], *, is_drained: bool
+) -> Death:
     at = datetime.fromisoformat(line["timestamp"]).timestamp()
     held = tuple(line["runs"])
 
@@ -182,4 +193,5 @@ def _death(line: dict[str, Any], waiting: set[str], kills: list[float]) -> Death
         held=held,
         executing=tuple(run_id for run_id in held if run_id not in waiting),
         is_last=any(0 <= kill - at <= _LAST_WORDS for kill in kills),
+        is_drained=is_drained,
     )

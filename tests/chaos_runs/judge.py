@@ -13,6 +13,8 @@ from tests.chaos_runs.records import Record
 _FINISHED = frozenset({"COMPLETED", "FAILED", "CRASHED", "TIMED_OUT", "CANCELED"})
 _CLOCK = 0.1
 """Seconds by which the clocks of two processes, and the order of two lines, may differ."""
+_LATE_END = 2.0
+"""Seconds between an end and the death of its worker that may belong together."""
 _SEEN_WITHIN = 10.0
 """Seconds within which a busy supervisor sees that a worker is dead."""
 
@@ -203,7 +205,11 @@ def deaths(evidence: Evidence) -> Iterator[str]:
             case 0:
                 is_known = True
             case -9:
-                is_known = _was_killed(evidence, death) or _was_overdue(evidence, death, kinds)
+                is_known = (
+                    death.is_drained
+                    or _was_killed(evidence, death)
+                    or _may_be_overdue(evidence, death, kinds)
+                )
             case -11:
                 is_known = bool(kinds & {"segfault", "segfault_once"})
             case 3:
@@ -222,15 +228,19 @@ def blame(evidence: Evidence) -> Iterator[str]:
     """
     blamed: dict[str, list[Death]] = defaultdict(list)
     for death in evidence.deaths:
-        if death.blamed is not None:
+        if death.blamed is not None and not _is_overdue(evidence, death):
             blamed[death.blamed].append(death)
             yield from _judge_blame(evidence, death, evidence.records[death.blamed])
     for record in evidence.records.values():
         of_run = blamed[record.id]
-        most, least = len(of_run), sum(not death.is_last for death in of_run)
+        most, least = len(of_run), sum(not _is_unsure(evidence, death) for death in of_run)
         if not least <= record.crashes <= most:
             yield f"R8: {record} was alone in {most} dying workers ({most - least} unsure)"
         yield from _judge_own(evidence, record, of_run)
+
+
+def _is_unsure(evidence: Evidence, death: Death) -> bool:
+    return death.is_last or _may_be_overdue(evidence, death, set())
 
 
 def _judge_blame(evidence: Evidence, death: Death, record: Record) -> Iterator[str]:
@@ -241,7 +251,11 @@ def _judge_blame(evidence: Evidence, death: Death, record: Record) -> Iterator[s
 
 
 def _judge_own(evidence: Evidence, record: Record, of_run: list[Death]) -> Iterator[str]:
-    own = [death for death in of_run if not _was_killed(evidence, death)]
+    own = [
+        death
+        for death in of_run
+        if not (_was_killed(evidence, death) or _is_unsure(evidence, death))
+    ]
     most = {"segfault": 3, "leave": 3, "segfault_once": 1}.get(record.task, 0)
     if len(own) > most:
         yield f"R8: innocent: {record} was blamed for {own}"
@@ -266,14 +280,22 @@ def _was_killed(evidence: Evidence, death: Death) -> bool:
     )
 
 
-def _was_overdue(evidence: Evidence, death: Death, kinds: set[str]) -> bool:
-    """Say whether the runtime killed it, since a run in it did not stop in time."""
+def _is_overdue(evidence: Evidence, death: Death) -> bool:
+    """Say whether the runtime killed the worker for a run that had to end and did not."""
+    return any(
+        record.is_overdue and record.id in death.held
+        for record in evidence.told_to_end.get(death.pid, [])
+    )
+
+
+def _may_be_overdue(evidence: Evidence, death: Death, kinds: set[str]) -> bool:
+    """The same, or a run there has ended after all, while its worker was killed for it."""
     if death.is_last and kinds & UNSTOPPABLE:
         return True
 
     return any(
-        record.finished_at is not None and abs(record.finished_at - death.at) < _SEEN_WITHIN
-        for record in evidence.overdue.get(death.pid, [])
+        record.finished_at is not None and abs(record.finished_at - death.at) < _LATE_END
+        for record in evidence.told_to_end.get(death.pid, [])
     )
 
 

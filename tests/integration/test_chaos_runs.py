@@ -270,6 +270,7 @@ def test_a_death_without_a_reason_is_found() -> None:
     assert faults("quick", -9, killed(9.9)) == 0
     overdue: dict[str, Any] = {"finished_at": 9.9, "error": {"message": "it did not stop"}}
     assert faults("ignore", -9, **overdue) == 0
+    assert faults("obey", -9, finished_at=9.9) == 0  # it has ended after all, and too late
     assert faults("ignore", -9) == 1
     assert faults("segfault", -11) == 0
     assert faults("leave", 3) == 0
