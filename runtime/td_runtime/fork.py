@@ -22,12 +22,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from multiprocess.context import ForkContext
 from multiprocess.process import BaseProcess
 
-__all__ = ["Child", "die_with_parent", "fork_child", "require_single_thread"]
+__all__ = ["Child", "Guard", "die_with_parent", "fork_child", "require_single_thread"]
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -67,6 +67,18 @@ class Child:
         self._process.close()
 
         return status
+
+
+class Guard(Protocol):
+    """Who kills process groups that must not outlive this process."""
+
+    def guard(self, group: int) -> bool:
+        """Remember a group."""
+        ...
+
+    def unguard(self, group: int) -> bool:
+        """Forget it: its processes have been reaped, and its number may come again."""
+        ...
 
 
 def require_single_thread() -> None:

@@ -4,14 +4,14 @@ import asyncio
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Self
 
 import msgspec
 
 from td_runtime.config import Config, TaskConfig
 from td_runtime.errors import TaskImportError
-from td_runtime.fork import Child, fork_child
+from td_runtime.fork import Child, Guard, fork_child
 from td_runtime.retries import retry_policy
 from td_worker.errors import TaskLoadError
 from td_worker.task import TaskFacts, TaskSpec, load_task
@@ -70,7 +70,7 @@ def inspect_tasks(config: Config, *, keep: Iterable[int] = ()) -> list[TaskFacts
 
 
 async def inspect_tasks_on_loop(
-    config: Config, *, keep: Iterable[int], guard: Callable[[int], object]
+    config: Config, *, keep: Iterable[int], guard: Guard
 ) -> list[TaskFacts]:
     """Do what `inspect_tasks` does, while the loop turns.
 
@@ -83,8 +83,7 @@ async def inspect_tasks_on_loop(
         TaskImportError: As `inspect_tasks`; also when the imports do not come to an end.
     """
     try:
-        with _Inspection(config, keep) as inspection:
-            guard(inspection.child.pid)
+        with _Inspection(config, keep, guard) as inspection:
             await asyncio.wait_for(_ended(inspection.child), _PATIENCE)
     except TimeoutError as error:
         raise TaskImportError(
@@ -113,8 +112,9 @@ async def _ended(child: Child) -> None:
 class _Inspection:
     """A child that looks at the tasks; the block ends with it, and with what modules started."""
 
-    def __init__(self, config: Config, keep: Iterable[int]) -> None:
+    def __init__(self, config: Config, keep: Iterable[int], guard: Guard | None = None) -> None:
         self._config = config
+        self._guard = guard
         self._keep = tuple(keep)
         self._status = 0
         self._answer = b""
@@ -132,12 +132,16 @@ class _Inspection:
         except OSError:
             os.close(self._file)
             raise
+        if self._guard is not None:
+            self._guard.guard(self.child.pid)
 
         return self
 
     def __exit__(self, *_: object) -> None:
         self.child.kill_group()
         self._status = self.child.reap()
+        if self._guard is not None:
+            self._guard.unguard(self.child.pid)
         self._answer = os.pread(self._file, os.fstat(self._file).st_size, 0)
         os.close(self._file)
 

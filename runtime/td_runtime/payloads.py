@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -19,7 +19,7 @@ import structlog
 
 from td_runtime.admission import TriggerError
 from td_runtime.config import Config
-from td_runtime.fork import Child, fork_child
+from td_runtime.fork import Child, Guard, fork_child
 from td_runtime.inspector import task_specs
 from td_worker.channel import Channel
 from td_worker.errors import TaskLoadError, TaskPayloadError
@@ -67,7 +67,7 @@ class PayloadChecker:
         typed: Collection[str],
         *,
         keep: Iterable[int],
-        guard: Callable[[int], object],
+        guard: Guard,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._config = config
@@ -157,7 +157,7 @@ class PayloadChecker:
             raise
         finally:
             theirs.close()
-        self._guard(self._child.pid)
+        self._guard.guard(self._child.pid)
         self._channel = Channel(
             ours,
             decoder=msgspec.msgpack.Decoder(_Answer),
@@ -177,6 +177,7 @@ class PayloadChecker:
         if child is not None:
             child.kill_group()
             child.reap()
+            self._guard.unguard(child.pid)
         for waiting in self._waiting.values():
             if not waiting.done():
                 _say_unchecked("the process that checks payloads has died")

@@ -13,6 +13,7 @@ import structlog
 
 from td_runtime.config import Config, load_config
 from td_runtime.errors import TdRuntimeError
+from td_runtime.fork import Guard
 from td_runtime.inspector import inspect_tasks_on_loop
 from td_runtime.service_manager import ServiceManager
 from td_worker.task import TaskFacts
@@ -75,7 +76,7 @@ class Reloader:
         current: Callable[[], Config],
         apply: Callable[[Config, list[TaskFacts]], Awaitable[None]],
         keep: Iterable[int],
-        guard: Callable[[int], object],
+        guard: Guard,
         service: ServiceManager,
         status: Callable[[], str],
     ) -> None:

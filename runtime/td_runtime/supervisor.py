@@ -279,7 +279,7 @@ class Supervisor:
             self._config,
             self._typed,
             keep=(self._sink.fd,),
-            guard=self._sink.guard,
+            guard=self._sink,
             loop=self._loop,
         )
 
@@ -290,7 +290,7 @@ class Supervisor:
             current=lambda: self._config,
             apply=self._apply,
             keep=(self._sink.fd,),
-            guard=self._sink.guard,
+            guard=self._sink,
             service=self._service,
             status=self._summary,
         )

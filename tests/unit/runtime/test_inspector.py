@@ -32,13 +32,48 @@ entrypoint = "hello:hello"
 """
 
 
-def look(folder: Path, source: str, *, prelude: str = "") -> subprocess.CompletedProcess[str]:
+_GUARD = """
+import asyncio
+from pathlib import Path
+from td_runtime import logs
+from td_runtime.config import load_config
+from td_runtime.inspector import inspect_tasks_on_loop
+from td_runtime.payloads import PayloadChecker
+from td_worker.messages import TriggerItem
+
+class Sink:
+    told = []
+    def guard(self, group):
+        self.told.append(("guard", group))
+    def unguard(self, group):
+        self.told.append(("unguard", group))
+
+async def main():
+    keep = [sink.fileno()]
+    await inspect_tasks_on_loop(config, keep=keep, guard=Sink())
+    loop = asyncio.get_running_loop()
+    checker = PayloadChecker(config, {"hello"}, keep=keep, guard=Sink(), loop=loop)
+    await checker.check([TriggerItem(task="hello", payload=b"1")])
+    checker.close()
+    (_, first), (_, also_first), (_, second), (_, also_second) = Sink.told
+    print([what for what, _ in Sink.told], first == also_first, second == also_second)
+
+sink = open("log", "wb")
+logs.configure(sink.fileno(), format="json", level="info", host="h", worker=None)
+config = load_config(Path("td-runtime.toml"))
+asyncio.run(main())
+"""
+
+
+def look(
+    folder: Path, source: str, *, prelude: str = "", script: str = _LOOK
+) -> subprocess.CompletedProcess[str]:
     """Inspect one task in a process of its own: inspecting forks."""
     (folder / "td-runtime.toml").write_text(_CONFIG)
     (folder / "hello.py").write_text(source)
 
     return subprocess.run(
-        [sys.executable, "-c", prelude + _LOOK],
+        [sys.executable, "-c", prelude + script],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -119,3 +154,12 @@ def test_a_callable_object_can_be_a_task(data_dir: Path) -> None:
     )
 
     assert looked.stdout == "hello(payload)\n", looked.stderr
+
+
+def test_a_child_that_was_reaped_is_guarded_no_longer(data_dir: Path) -> None:
+    """Its number may be another process's by the time that the supervisor dies."""
+    looked = look(data_dir, "def hello(payload: int): ...\n", script=_GUARD)
+
+    assert looked.stdout.strip() == "['guard', 'unguard', 'guard', 'unguard'] True True", (
+        looked.stderr
+    )
