@@ -233,7 +233,7 @@ class ControlPlane:
         """
         if self._claims is None:
             answer = await self.call("POST", "/api/v1/auth/jwt/claims")
-            self._claims = msgspec.json.decode(answer, type=dict[str, Any])
+            self._claims = _claims(answer)
 
         return public_access_token(self._key, scopes, ttl, claims=self._claims)
 
@@ -621,6 +621,15 @@ def _external_id(body: bytes) -> str | None:
     except msgspec.DecodeError as error:
         raise ControlPlaneRefusedError(
             f"the control plane described a session by what is none: {error}"
+        ) from error
+
+
+def _claims(body: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ControlPlaneRefusedError(
+            f"the control plane described a public access token by what is none: {error}"
         ) from error
 
 

@@ -134,3 +134,10 @@ def test_control_headers_begin_with_the_subtype():
     assert control_headers("a", [("b", "c"), ("b", "d")])[1:] == [("b", "c"), ("b", "d")]
     with pytest.raises(ValueError, match="subtype"):
         control_headers("", ())
+
+
+async def test_claims_that_are_none_are_the_control_plane_s_error():
+    """A turn's end, which goes on without a token, must be told by the one error it knows."""
+    nonsense = plane(lambda _: httpx.Response(200, content=b"<html>"))
+    with pytest.raises(ControlPlaneRefusedError, match="public access token"):
+        await nonsense.public_access_token(["read:sessions:c"], 60)
