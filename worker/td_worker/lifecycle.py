@@ -470,6 +470,7 @@ class Lifecycle:
         """Call `on_wait` or `on_resume`; what they raise is raised in the waiting code."""
         for hook in self._code.hooks.named(name):
             await self._call_hook(hook, wait=wait)
+            self._check_stopped()
 
     def has_wait_hooks(self) -> bool:
         """Whether there is anything to call at a wait."""

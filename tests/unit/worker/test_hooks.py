@@ -481,6 +481,28 @@ async def test_wait_hooks(bench: Bench, is_plain: bool) -> None:
     assert bench.calls[:-1] == [*said[0], "waiting", *said[1]]
 
 
+@pytest.mark.parametrize("name", ["on_wait", "on_resume"])
+async def test_a_cancellation_during_a_plain_wait_hook_counts(bench: Bench, name: str) -> None:
+    """The hook's thread is not interrupted, but the task goes on to no wait and from none."""
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def lingers() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        while not context.is_cancelled():
+            time.sleep(0.001)
+
+    bench.own(**{name: lingers})
+
+    async def waits(payload: Any) -> None:
+        async with waiting(Wait(type="task")):
+            bench.calls.append("waited")
+        bench.calls.append("went on")
+
+    assert (await begun_and_canceled(bench, waits, begun)).status == "CANCELED"
+    assert bench.calls == (["waited", "streams"] if name == "on_resume" else ["streams"])
+
+
 async def test_a_wait_hook_raises_where_the_task_waits(bench: Bench) -> None:
     """What on_wait raises is the task's to handle."""
 
