@@ -32,6 +32,7 @@ from td_worker.chat.text import text_chunks_blocking as text
 from td_worker.context import executing, refuse_on_event_loop
 from td_worker.errors import InputTimeoutError
 from td_worker.hooks import Wait, waiting_blocked
+from td_worker.input_calls import suspended as without_place
 from td_worker.inputs import InputResult
 from td_worker.session_calls import Control
 from td_worker.streams.blocking import StreamHandle, Writer
@@ -233,11 +234,6 @@ def create_stop_signal() -> StopSignal:
 @contextmanager
 def _suspended(bound: BoundChat) -> Iterator[None]:
     """Let the block be a wait of the run: its place is free for another."""
-    execution = bound.execution
-    run_id, attempt = execution.run.id, execution.attempt.number
-    with waiting_blocked(Wait(type="input", ids=(bound.chat_id,))):
-        execution.messenger.suspended(run_id, attempt)
-        try:
-            yield
-        finally:
-            execution.messenger.resumed(run_id, attempt)
+    wait = Wait(type="input", ids=(bound.chat_id,))
+    with waiting_blocked(wait), without_place(bound.execution):
+        yield

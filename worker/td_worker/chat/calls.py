@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -269,8 +268,7 @@ class ChatMessages:
         bound = bound_chat("chat.messages.wait")
         found = await bound.ask(lambda mailbox: mailbox.once(idle_timeout))
         if found is None and timeout != 0:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(suspended(bound))
+            async with suspended(bound):
                 found = await bound.ask(lambda mailbox: mailbox.once(timeout))
 
         return message_result(found, wait_error(bound, timeout))
