@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -52,11 +52,20 @@ class Loops:
     Args:
         store: Where runs of earlier supervisors are found.
         dispatcher: Who accepts runs and knows when they end.
+        on_failed: Called with what no loop can be kept alive with: an error of the store's.
     """
 
-    def __init__(self, store: RunStore, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        dispatcher: Dispatcher,
+        *,
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
         self._store = store
         self._dispatcher = dispatcher
+        self._on_failed = on_failed
+        self._accepting: set[asyncio.Task[str]] = set()
         self._keepers: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._replicas: dict[str, int] = {}
         self._policy = RestartPolicy()
@@ -71,17 +80,26 @@ class Loops:
         wanted = {(task, n) for task, count in replicas.items() for n in range(1, count + 1)}
         for key in self._keepers.keys() - wanted:
             self._keepers.pop(key).cancel()
+        if self._accepting:
+            # What its keeper is asking for is accepted all the same, and must be found below.
+            await asyncio.wait(self._accepting)
         for task in before | self._replicas:
             await self._cancel_beyond(task, replicas.get(task, 0), before.get(task, 0))
         loop = asyncio.get_running_loop()
         for key in sorted(wanted - self._keepers.keys()):
-            self._keepers[key] = loop.create_task(self._keep(*key), name=f"loop {key[0]} {key[1]}")
+            keeper = loop.create_task(self._keep(*key), name=f"loop {key[0]} {key[1]}")
+            keeper.add_done_callback(self._ended)
+            self._keepers[key] = keeper
 
     def stop(self) -> None:
         """Start no more replicas; those that run are drained like any run."""
         for keeper in self._keepers.values():
             keeper.cancel()
         self._keepers.clear()
+
+    def _ended(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            self._on_failed(error)
 
     async def _keep(self, task: str, number: int) -> None:
         deaths, crashed = Deaths(), False
@@ -90,7 +108,7 @@ class Loops:
             try:
                 run_id = await self._find(task, number)
                 if run_id is None:
-                    run_id = await self._accept(task, number, alone=crashed)
+                    run_id = await self._accept_wholly(task, number, alone=crashed)
                 (run,) = await self._dispatcher.finished([run_id])
             except RunPostponedError:
                 return
@@ -112,6 +130,14 @@ class Loops:
         found = await self._store.find(query)
 
         return found[0].id if found else None
+
+    async def _accept_wholly(self, task: str, number: int, *, alone: bool) -> str:
+        """Accept a run, to the end even where whoever asks is cancelled."""
+        accepting = asyncio.create_task(self._accept(task, number, alone=alone))
+        self._accepting.add(accepting)
+        accepting.add_done_callback(self._accepting.discard)
+
+        return await asyncio.shield(accepting)
 
     async def _accept(self, task: str, number: int, *, alone: bool) -> str:
         # One attempt: what is tried again, and when, is decided here for every kind of end.

@@ -247,7 +247,7 @@ class Supervisor:
             handing_out = self._in_background(self._dispatcher.run(self._pool))
             self._scheduler = self._make_scheduler()
             ticking = self._in_background(self._scheduler.run())
-            self._loops = Loops(self._store, self._dispatcher)
+            self._loops = Loops(self._store, self._dispatcher, on_failed=self._fail)
             await self._loops.keep(self._replicas())
             reloading = self._in_background(self._reloader.run())
             await stopped

@@ -1,0 +1,79 @@
+"""Replicas that come and go while something else happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from td_runtime.dispatch import Dispatcher
+from td_runtime.errors import StoreError
+from td_runtime.loops import Loops
+from td_runtime.store import Accepted, NewRun, RunStore, Status, open_store
+from td_worker.messages import TriggerItem
+
+
+class Slow:
+    """A dispatcher that accepts when it is let, and executes nothing."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self.is_asked = asyncio.Event()
+        self.may_accept = asyncio.Event()
+
+    async def accept(self, items: list[TriggerItem], **_: Any) -> list[Accepted]:
+        self.is_asked.set()
+        await self.may_accept.wait()
+        return await self._store.accept(
+            [NewRun(task=item.task, payload=item.payload, tags=item.tags) for item in items]
+        )
+
+    async def cancel(self, run_ids: list[str], *, by: str) -> object:
+        return await self._store.cancel(run_ids, by=by)
+
+    async def finished(self, _: list[str]) -> list[Any]:
+        return await asyncio.Future()
+
+
+@pytest.fixture(name="store")
+async def _store(tmp_path: Path) -> AsyncIterator[RunStore]:
+    async with open_store(tmp_path / "runs.db") as store:
+        yield store
+
+
+async def test_a_replica_that_is_being_accepted_is_not_left_behind(store: RunStore) -> None:
+    """A loop that a reload takes away in that moment is canceled, and not run by nobody's wish."""
+    slow = Slow(store)
+    failures: list[BaseException] = []
+    loops = Loops(store, cast("Dispatcher", slow), on_failed=failures.append)
+    await loops.keep({"spin": 1})
+    await slow.is_asked.wait()
+
+    reload = asyncio.create_task(loops.keep({}))
+    await asyncio.sleep(0)
+    slow.may_accept.set()
+    await reload
+
+    assert {status: n for status, n in (await store.counts()).items() if n} == {Status.CANCELED: 1}
+    assert not failures
+
+
+async def test_a_keeper_that_fails_is_told(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that cannot be read ends the supervisor, and not silently the loop alone."""
+    failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def broken(_: object) -> None:
+        raise StoreError("the disk is gone")
+
+    loops = Loops(store, cast("Dispatcher", Slow(store)), on_failed=failed.set_result)
+    await loops.keep({})
+    monkeypatch.setattr(store, "find", broken)
+    keeping = asyncio.create_task(loops._keep("spin", 1))
+    keeping.add_done_callback(loops._ended)
+
+    assert isinstance(await failed, StoreError)
