@@ -254,32 +254,33 @@ class Dispatcher:
 
     async def _open_workers(self, now: float) -> list[Worker]:
         """Hand out runs that must run alone (R8); return the workers that take any other run."""
-        reserved = await self._hand_out_suspects(now) if self._suspects else None
+        reserved = await self._hand_out_suspects(now) if self._suspects else []
 
         return [
             worker
             for worker in self._pool.ready()
-            if worker is not reserved and not self._is_isolated(worker)
+            if worker not in reserved and not self._is_isolated(worker)
         ]
 
-    async def _hand_out_suspects(self, now: float) -> Worker | None:
-        """Give each idle worker one; with none idle, return a worker that is to become idle."""
+    async def _hand_out_suspects(self, now: float) -> list[Worker]:
+        """Give each idle worker one; return the workers that are to become idle for the rest.
+
+        Those are up to half of all, since the queue must go on as well.
+        """
         held = {run_id for worker in self._pool.workers.values() for run_id in worker.runs}
         waiting = self._suspects.waiting(now, held=held)
         workers = sorted(self._pool.ready(), key=lambda worker: (worker.load, len(worker.runs)))
-        if not waiting or not workers:
-            return None
         idle = [_place(worker) for worker in workers if not worker.load]
-        if idle:
+        if waiting and idle:
             await self._claim(idle, now, only=waiting)
-            return None
+        busy = [worker for worker in workers if worker.load and not self._is_isolated(worker)]
+        lanes = max(1, len(workers) // 2) - sum(map(self._is_isolated, workers))
+        reserved = busy[: max(0, min(lanes, len(waiting) - len(idle)))]
+        for worker in reserved:
+            # It would never become idle with them.
+            _move_out(worker, _loops_of(worker, self._known))
 
-        if any(map(self._is_isolated, workers)):
-            return None
-        # It would never become idle with them.
-        _move_out(workers[0], _loops_of(workers[0], self._known))
-
-        return workers[0]
+        return reserved
 
     def worker_ready(self, workers: Sequence[Worker]) -> None:
         """One more of *workers*, all that are ready, takes runs: some loops of the others do."""
@@ -442,8 +443,9 @@ class Dispatcher:
             if each.overdue is not None:
                 self._outcomes.overdue(each.run, each.overdue)
         if blame and not worker.is_condemned:
-            # Those that wait for their children execute nothing.
-            executing = [each for each in held if not each.waiting]
+            # Those that wait for their children execute nothing, and of those that were given
+            # ahead none has begun but for the places of outcomes that the death has swallowed.
+            executing = [each for each in held if not each.waiting][: 2 * self._concurrency]
             self._suspect(executing or held, worker)
         released = self._store.release(worker.owner)
         self._releases.add(released)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from td_runtime.ahead import Ahead
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.dispatch import Dispatcher
 from td_runtime.store import open_store
+from td_runtime.workers import HeldRun
 from td_worker.messages import (
     Assign,
     CancelRun,
@@ -359,3 +361,36 @@ def test_a_run_that_came_back_unbegun_ends_what_a_worker_is_given_ahead() -> Non
     ahead = quick()
     ahead.ended(None)
     assert ahead.most(10) == 0
+
+
+async def test_half_of_the_busy_workers_make_room_for_runs_that_must_run_alone(
+    runtime: Runtime,
+) -> None:
+    """R2, R8: after a death with many neighbours two of four workers take no other run."""
+    workers = [FakeWorker(number) for number in range(10, 14)]
+    runtime.pool.workers = {worker.number: worker for worker in workers}
+    for worker in workers:
+        worker.runs["busy"] = held("busy")
+    runtime.dispatcher._suspects.died_together(["one", "two", "three"])
+
+    open_workers = await runtime.dispatcher._open_workers(time.time())
+
+    assert len(open_workers) == 2
+
+
+async def test_runs_given_ahead_are_not_suspected(runtime: Runtime) -> None:
+    """R8: what had not begun when its worker died is queued again as if nothing had been."""
+    worker = FakeWorker(9)
+    ids = [f"run_{number:02}" for number in range(40)]
+    worker.runs = {run_id: held(run_id) for run_id in ids}
+
+    runtime.dispatcher.release(worker, blame=True)
+
+    # Twice the places: outcomes that the death has swallowed were of runs before these.
+    assert set(runtime.dispatcher._suspects) == set(ids[:20])
+
+
+def held(run_id: str) -> HeldRun:
+    run: Any = SimpleNamespace(id=run_id, task="a")
+
+    return HeldRun(run=run)

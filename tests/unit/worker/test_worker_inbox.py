@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -46,7 +46,7 @@ class Bench:
         self.outcomes: asyncio.Queue[RunOutcome] = asyncio.Queue()
         self.drained: Future[float] = Future()
         self.inbox = Inbox(
-            self.executor,
+            cast("Any", self.executor),
             asyncio.get_running_loop(),
             self.drained,
             places=2,
