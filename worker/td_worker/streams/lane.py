@@ -152,7 +152,9 @@ class Lane:
         """
         record = HeaderRecord(headers=tuple((name, value) for name, value in headers))
         if not record.headers or not all(name for name, _ in record.headers):
-            raise ValueError(f"a control record needs headers, each with a name, got {headers!r}")
+            # Names only: one of the values may be a token.
+            names = [name for name, _ in record.headers]
+            raise ValueError(f"a control record needs headers, each with a name, got {names!r}")
         if record.metered > MAX_ENVELOPE:
             raise ChatChunkTooLargeError(record.metered, MAX_ENVELOPE, record.headers[0][1])
 
