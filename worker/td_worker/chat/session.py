@@ -46,7 +46,7 @@ class MainChannel:
         found: LastTurn | None = None
         after: int | None = None
         while records := await asyncio.wrap_future(self.out.records(after)):
-            found = last_turn_of(records) or found
+            found = _later(found, last_turn_of(records))
             after = records[-1].seq_num
 
         return found
@@ -133,6 +133,16 @@ def last_turn_of(records: list[Record | Control]) -> LastTurn | None:
         applied_through=_number(headers.get("session-in-consumed-id")),
         run_id=turns[-1].headers.get(RUN_HEADER),
     )
+
+
+def _later(found: LastTurn | None, newer: LastTurn | None) -> LastTurn | None:
+    """Return what the newer page says, with the older one's cursor if it names none."""
+    if found is None or newer is None:
+        return newer or found
+    if newer.resume_from is not None:
+        return newer
+
+    return newer._replace(resume_from=found.resume_from, applied_through=found.applied_through)
 
 
 def _number(text: str | None) -> int | None:
