@@ -207,6 +207,7 @@ class Dispatcher:
             log.info("run.queued", **run.log_context())
         for run in due.expired:
             log.warning("run.expired", **run.log_context())
+            self._suspects.cleared(run.id)
             self._gone(run)
 
     async def _look_at_tasks(self) -> None:

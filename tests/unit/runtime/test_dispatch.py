@@ -394,3 +394,15 @@ def held(run_id: str) -> HeldRun:
     run: Any = SimpleNamespace(id=run_id, task="a")
 
     return HeldRun(run=run)
+
+
+async def test_a_run_that_expires_is_waited_for_no_longer(runtime: Runtime) -> None:
+    """One that was to run alone and never started keeps no worker empty for it ever after."""
+    runtime.one.is_ready = False
+    item = TriggerItem(task="a", ttl=0.01)
+    (accepted,) = await runtime.dispatcher.accept([item], alone=True)
+    assert list(runtime.dispatcher._suspects) == [accepted.id]
+
+    await runtime.dispatcher.finished([accepted.id])
+
+    assert not runtime.dispatcher._suspects
