@@ -577,10 +577,24 @@ class Dispatcher:
         except (ParentCanceledError, StoreFullError) as error:
             worker.channel.send(TriggerRefused(request=message.request, message=error.what))
             return
+        if message.wait and (gone := await self._find_gone(accepted)) is not None:
+            worker.channel.send(TriggerRefused(request=message.request, message=gone))
+            return
         run_ids = [each.id for each in accepted]
         worker.channel.send(Triggered(request=message.request, run_ids=run_ids))
         if message.wait:
             await self._wait_for_children(worker, message, run_ids)
+
+    async def _find_gone(self, accepted: Iterable[Accepted]) -> str | None:
+        """Say which run cannot be waited for: its key has outlived it, and so nobody ends it."""
+        for each in accepted:
+            if not each.created and await self._store.get(each.id) is None:
+                return (
+                    f"run {each.id}, which the idempotency key stands for, has ended and was "
+                    "deleted: its outcome is not known any more"
+                )
+
+        return None
 
     async def _wait_for_children(
         self, worker: Worker, message: Trigger, run_ids: list[str]

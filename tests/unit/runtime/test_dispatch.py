@@ -25,7 +25,9 @@ from td_worker.messages import (
     Resumed,
     RunOutcome,
     Suspended,
+    Trigger,
     TriggerItem,
+    TriggerRefused,
 )
 
 
@@ -406,3 +408,21 @@ async def test_a_run_that_expires_is_waited_for_no_longer(runtime: Runtime) -> N
     await runtime.dispatcher.finished([accepted.id])
 
     assert not runtime.dispatcher._suspects
+
+
+async def test_a_child_that_was_deleted_is_not_waited_for(runtime: Runtime) -> None:
+    """A key may outlive its run: who waits for that run is told so, and does not wait for ever."""
+    item = TriggerItem(task="a", idempotency_key="k", run_at=time.time() + 3600)
+    (child,) = await runtime.dispatcher.accept([item])
+    await runtime.dispatcher.cancel([child.id])
+    await runtime.store.prune(finished_before=time.time() + 1, keep=None)
+    parent_id = await runtime.accept()
+    run = await runtime.one.assigned.get()
+    while run.id != parent_id:
+        run = await runtime.one.assigned.get()
+
+    ask = Trigger(request=1, run_id=run.id, attempt=run.attempt, items=[item], wait=True)
+    await runtime.dispatcher._trigger_for(runtime.one, ask)
+
+    (said,) = [each for each in runtime.one.said if isinstance(each, TriggerRefused)]
+    assert child.id in said.message
