@@ -61,7 +61,7 @@ def test_the_service_manager_follows_a_life(
         runtime.process.send_signal(signal.SIGHUP)
         manager.hears("RELOADING=1")
         assert manager.hears("READY=1") == ready
-        assert runtime.find("reload.refused")
+        runtime.until(lambda _: runtime.find("reload.refused") != [], "the refusal in the log")
 
         runtime.process.send_signal(signal.SIGTERM)
         assert manager.hears("STOPPING=1")

@@ -20,11 +20,12 @@ def test_a_supervisor_that_dies_before_its_hello_leaves_no_descriptor(tmp_path: 
         server.bind(str(data_dir.control_socket))
         server.listen()
         thread = threading.Thread(target=lambda: server.accept()[0].close())
+        # Numbers do not count: looking takes a descriptor of its own.
+        before = len(os.listdir("/proc/self/fd"))
         thread.start()
-        before = set(os.listdir("/proc/self/fd"))
 
         with pytest.raises(NotRunningError):
             ControlClient(data_dir)
 
         thread.join()
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from td_runtime.config.decode import list_keys
-from td_runtime.events import CATALOGUE, COMMON_FIELDS, render_table
+from td_runtime.events import CATALOGUE, COMMON_FIELDS, RUN_FIELDS, render_table
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("runtime/td_runtime", "worker/td_worker", "sharedcache/td_sharedcache")
@@ -141,7 +141,7 @@ def test_a_field_the_catalogue_lacks_is_not_logged():
         for name, call in source.calls()
         if name in CATALOGUE
         for keyword in call.keywords
-        if keyword.arg not in {None, "exc_info", *CATALOGUE[name].fields}
+        if keyword.arg not in {None, "exc_info", *RUN_FIELDS, *CATALOGUE[name].fields}
     ]
 
     assert unknown == []
