@@ -409,7 +409,13 @@ async def _send(client: StreamClient, slot: Slot, body: bytes, part_id: str) -> 
     answered = await client.control_plane.call(
         "POST", path, body=body, headers={"x-part-id": part_id}
     )
-    sent = msgspec.json.decode(answered, type=_Sent)
+    try:
+        sent = msgspec.json.decode(answered, type=_Sent)
+    except msgspec.DecodeError as error:
+        raise ControlPlaneRefusedError(
+            f"the control plane answered POST {path} with what is no receipt: {error}. The record "
+            "may have been stored"
+        ) from error
     if not sent.ok:
         raise ControlPlaneRefusedError(f"{slot} did not take the record: {sent.error}")
 
@@ -420,9 +426,12 @@ async def _records(client: StreamClient, slot: Slot, after: str | None) -> list[
     path = f"{channel_path(slot)}/records" + (f"?afterEventId={after}" if after else "")
     try:
         answered = await client.control_plane.call("GET", path)
+        stored = msgspec.json.decode(answered, type=_StoredRecords).records
     except ControlPlaneError as error:
         raise SessionReadError(slot, status=error.status, reason=str(error)) from error
-    stored = msgspec.json.decode(answered, type=_StoredRecords).records
+    except msgspec.DecodeError as error:
+        reason = f"the control plane answered GET {path} with what is no list of records: {error}"
+        raise SessionReadError(slot, status=None, reason=reason) from error
 
     return [_stored(record) for record in stored]
 

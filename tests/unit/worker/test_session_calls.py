@@ -11,9 +11,15 @@ import pytest
 
 from td_sharedcache.slot import Slot
 from td_worker.control_plane import ControlPlane
-from td_worker.errors import ControlPlaneBusyError, ControlPlaneRefusedError, SessionClosedError
-from td_worker.session_calls import check_cursor, control_headers, new_part_id
+from td_worker.errors import (
+    ControlPlaneBusyError,
+    ControlPlaneRefusedError,
+    SessionClosedError,
+    SessionReadError,
+)
+from td_worker.session_calls import ChannelSide, check_cursor, control_headers, new_part_id
 from td_worker.streams.canonical import known_slot
+from td_worker.testing import run_platform
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -141,3 +147,20 @@ async def test_claims_that_are_none_are_the_control_plane_s_error():
     nonsense = plane(lambda _: httpx.Response(200, content=b"<html>"))
     with pytest.raises(ControlPlaneRefusedError, match="public access token"):
         await nonsense.public_access_token(["read:sessions:c"], 60)
+
+
+async def test_an_answer_that_is_none_is_told_by_the_errors_of_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What a proxy answers in the control plane's place raises what `send` and `records` name."""
+
+    async def nonsense(*_: Any, **__: Any) -> bytes:
+        return b"<html>"
+
+    monkeypatch.setattr(ControlPlane, "call", nonsense)
+    with run_platform() as platform, platform.execution():
+        side = ChannelSide("c", "main", "in")
+        with pytest.raises(ControlPlaneRefusedError, match="no receipt"):
+            await asyncio.wrap_future(side.send({"a": 1}))
+        with pytest.raises(SessionReadError, match="no list of records"):
+            await asyncio.wrap_future(side.records(None))
