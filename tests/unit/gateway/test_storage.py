@@ -69,6 +69,24 @@ async def test_after_runs_though_the_caller_left(storage: Storage) -> None:
     assert tables(storage) == {"t1"}
 
 
+async def test_an_after_that_raises_strands_nobody(storage: Storage) -> None:
+    """Its caller gets the error, and those whose writes were committed with it their answers."""
+    reported: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: reported.append(context["exception"])
+    )
+    broken = ValueError("taking note failed")
+
+    def fail(_result: int) -> None:
+        raise broken
+
+    writes = [storage.write(create("t1"), after=fail), storage.write(create("t2"))]
+    results = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 10)
+
+    assert results == [broken, -1]
+    assert reported == [broken]
+
+
 async def test_a_reader_cannot_write(storage: Storage) -> None:
     """Only the writer's connection may change the file."""
     with (

@@ -174,13 +174,23 @@ class _Write:
     def settle(self) -> None:
         """Tell the caller, on the event loop, after the commit."""
         if self.error is None and self.after is not None:
-            self.after(self.result)
+            self._call_after(self.after)
         if self.future.done():  # the caller went away; what it asked for is stored all the same
             return
         if self.error is None:
             self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
+
+    def _call_after(self, after: Callable[[Any], None]) -> None:
+        """Let a failure be this caller's alone: the others of the group wait to be told, too."""
+        try:
+            after(self.result)
+        except Exception as error:  # noqa: BLE001  as above
+            self.error = error
+            self.future.get_loop().call_exception_handler(
+                {"message": "a write was stored, but not taken note of", "exception": error}
+            )
 
 
 class Storage:
