@@ -6,6 +6,7 @@ token's hash alone; the token is shown once.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import secrets
@@ -127,11 +128,15 @@ class IssuedTokens:
         def insert(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT INTO issued_tokens VALUES (?, ?, ?, ?)", row)
 
-        try:
-            await self._storage.write(insert)
-        except BaseException:
-            self._forget(info.id)
-            raise
+        def settled(stored: asyncio.Future[None]) -> None:
+            if stored.exception() is not None:
+                self._forget(info.id)
+
+        stored = self._storage.write(insert)
+        stored.add_done_callback(settled)
+        # A client that hangs up withdraws nothing: forgotten here and kept in the file, the id
+        # could be neither revoked nor issued again.
+        await asyncio.shield(stored)
 
         return token
 
