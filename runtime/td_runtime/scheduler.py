@@ -78,6 +78,8 @@ class Scheduler:
         self._accept = accept
         self._clock = clock
         self._last: dict[str, float] = {}
+        self._beginning: set[str] = set()
+        """Tasks that a reload gave a schedule: the ticks of the time without one are not theirs."""
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -94,6 +96,7 @@ class Scheduler:
 
     def reload(self, schedules: Mapping[str, Schedule]) -> None:
         """Go on with other schedules; a task that is new to having one begins now."""
+        self._beginning |= schedules.keys() - self._schedules.keys()
         self._schedules = dict(schedules)
         self._changed.set()
 
@@ -110,8 +113,9 @@ class Scheduler:
 
     async def _look_at(self, task: str, schedule: Schedule) -> float:
         now = self._clock()
-        if task not in self._last:
+        if task not in self._last or task in self._beginning:
             await self._record(task, _beginning(now))
+            self._beginning.discard(task)
         due = schedule.due(after=self._last[task], now=now)
         if due.missed:
             log.warning("schedule.ticks_missed", task=task, count=due.missed)

@@ -114,6 +114,21 @@ async def test_ticks_of_a_night_without_a_supervisor_run_once(host: Host) -> Non
     assert (await host.store.last_ticks())["report"] == MIDNIGHT + 8 * HOUR
 
 
+async def test_a_schedule_that_was_gone_begins_anew(host: Host) -> None:
+    """A reload that brings a schedule back makes up for no tick of the time without it."""
+    scheduler = host.scheduler()
+    await host.look(scheduler, MIDNIGHT + 10)
+    scheduler.reload({})
+    await host.look(scheduler, MIDNIGHT + 5 * HOUR)
+
+    scheduler.reload({"report": HOURLY})
+    await host.look(scheduler, MIDNIGHT + 5 * HOUR + 600)
+    assert await count(host) == 0
+
+    await host.look(scheduler, MIDNIGHT + 6 * HOUR)
+    assert await count(host) == 1
+
+
 async def test_a_refused_tick_is_tried_again(host: Host) -> None:
     """A full queue delays a tick and does not lose it."""
     scheduler = host.scheduler()
