@@ -17,6 +17,9 @@ __all__ = ["TriggerError", "check_items", "check_metadata"]
 _LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds: what is longer is a mistake in the unit."""
 
+_DAYS_AHEAD: Final = 365
+"""Days from now that a run may be delayed to: it is kept, and counted as queued, all that time."""
+
 
 class TriggerError(Exception):
     """Runs that were asked for cannot be accepted; the message says why and what is valid.
@@ -32,7 +35,12 @@ class TriggerError(Exception):
 
 
 def check_items(
-    items: list[TriggerItem], *, tasks: Mapping[str, TaskConfig], limits: LimitsConfig, backlog: int
+    items: list[TriggerItem],
+    *,
+    tasks: Mapping[str, TaskConfig],
+    limits: LimitsConfig,
+    backlog: int,
+    now: float,
 ) -> None:
     """Check what one request asks for; all of it is accepted, or nothing.
 
@@ -41,6 +49,7 @@ def check_items(
         tasks: The registered tasks by id.
         limits: What is refused.
         backlog: How many runs wait to be handed out.
+        now: Epoch seconds.
 
     Raises:
         TriggerError: An unknown task or queue, something too large or too long, a number that
@@ -59,6 +68,7 @@ def check_items(
         _check_payload(item, limits)
         if item.queue is not None:
             _check_queue(item.queue, tasks)
+        _check_moment(item, now)
         _check_numbers(item)
         _check_keys(item, limits)
         _check_tags(item, limits)
@@ -95,10 +105,19 @@ def _check_queue(queue: str, tasks: Mapping[str, TaskConfig]) -> None:
     raise TriggerError(f"there is no queue {queue!r}{hint} (known: {', '.join(sorted(queues))})")
 
 
+def _check_moment(item: TriggerItem, now: float) -> None:
+    latest = now + _DAYS_AHEAD * 86_400.0
+    # Not "greater": nothing compares with NaN.
+    if item.run_at is not None and not 0.0 <= item.run_at <= latest:
+        raise TriggerError(
+            f"run_at = {item.run_at:.15g} for task {item.task!r}; it must be epoch seconds, at "
+            f"most {_DAYS_AHEAD} days from now"
+        )
+
+
 def _check_numbers(item: TriggerItem) -> None:
     """Refuse what no clock and no counter can mean, before it is stored."""
     for name, value, low, high in (
-        ("run_at", item.run_at, 0.0, float(2**40)),
         ("ttl", item.ttl, 0.0, _LONGEST),
         ("idempotency_ttl", item.idempotency_ttl, 0.0, _LONGEST),
         ("priority", item.priority, -_LONGEST, _LONGEST),

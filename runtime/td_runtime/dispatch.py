@@ -549,7 +549,13 @@ class Dispatcher:
             ParentCanceledError: The run that asks was canceled with its children.
             StoreError: The store cannot take them.
         """
-        check_items(items, tasks=self._tasks, limits=self._limits, backlog=self._backlog)
+        check_items(
+            items,
+            tasks=self._tasks,
+            limits=self._limits,
+            backlog=self._backlog,
+            now=time.time(),
+        )
         if self._check_payloads is not None:
             await self._check_payloads(items)
         accepted = await self._store.accept(

@@ -172,7 +172,10 @@ def test_queues_have_the_smallest_limit_of_their_tasks() -> None:
          "it needs at least one, limits.key_length = 2048"),
         ({"queue": "task/b"}, "there is no queue 'task/b'; did you mean 'task/a'? (known: task/a)"),
         ({"ttl": -1.0}, "ttl = -1 for task 'a'; it must be from 0 to 3.1536e+08"),
-        ({"run_at": float("nan")}, "run_at = nan for task 'a'; it must be from 0 to 1.09951e+12"),
+        ({"run_at": float("nan")}, "run_at = nan for task 'a'; it must be epoch seconds, "
+         "at most 365 days from now"),
+        ({"run_at": 31_537_001.0}, "run_at = 31537001 for task 'a'; it must be epoch seconds, "
+         "at most 365 days from now"),
         ({"max_attempts": 0}, "max_attempts = 0 for task 'a'; it must be from 1 to 1000"),
     ],
 )  # fmt: skip
@@ -181,7 +184,7 @@ def test_what_is_too_large_is_refused_by_name(facts: dict[str, Any], says: str) 
     item = TriggerItem(task="a", **facts)
 
     with pytest.raises(TriggerError) as caught:
-        check_items([item], tasks={"a": task("a")}, limits=LimitsConfig(), backlog=0)
+        check_items([item], tasks={"a": task("a")}, limits=LimitsConfig(), backlog=0, now=1000.0)
 
     assert str(caught.value) == says
 
