@@ -117,6 +117,8 @@ class Lifecycle:
         self._end: End | None = None
         self._canceling: asyncio.Task[None] | None = None
         self._stopped_at = 0.0
+        self._is_over = False
+        """Only its streams are still to be drained."""
         self.task: asyncio.Task[None]
         self.execution: Execution
         self.stop_status: str | None = None
@@ -134,6 +136,12 @@ class Lifecycle:
         self._stage = asyncio.current_task()
         if self.stop_status is not None:
             return self._stopped(None)
+        try:
+            return await self._run()
+        finally:
+            self._is_over = True
+
+    async def _run(self) -> End:
         try:
             self._payload = self._code.decode(self.assigned.payload)
         except TaskPayloadError as error:
@@ -166,7 +174,9 @@ class Lifecycle:
             return
         if status in _ENDED_EARLY:
             self._expect_end(self._limits.cancel_grace, status)
-            if self._code.hooks.named("on_cancel"):
+            # Nobody would wait for hooks that begin beside the drain, nor is there anything left
+            # of what they are told of: the outcome stands.
+            if not self._is_over and self._code.hooks.named("on_cancel"):
                 self._canceling = self.loop.create_task(self._tell_canceled())
         if self._in_threads:
             # Nobody can interrupt a thread; only one that waits for input is told.

@@ -714,6 +714,32 @@ async def test_an_on_cancel_that_hangs_gets_the_grace_and_no_more(bench: Bench) 
     assert (await begun_and_canceled(bench, holds, begun, grace=0.05)).status == "CANCELED"
 
 
+async def test_a_cancellation_beside_the_drain_calls_no_on_cancel(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once only the streams are left, a cancellation hurries them, and starts no hooks."""
+    drains: list[float] = []
+
+    async def drain(_streams: Streams, _execution: Any, timeout: float) -> int:
+        drains.append(timeout)
+        if len(drains) == 1:
+            executor.cancel("run_1", 1)
+            await asyncio.Event().wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return 0
+
+    monkeypatch.setattr(Streams, "drain", drain)
+    bench.own(**bench.notes("on_cancel", "on_success", where="own"))
+    executor = bench.executor(returns)
+    executor.start(assigned())
+    outcome = await bench.outcomes.get()
+
+    assert outcome.status == "COMPLETED"
+    assert len(drains) == 2
+    assert bench.calls == ["own on_success"]
+
+
 async def test_time_over_calls_on_cancel(bench: Bench) -> None:
     """max_duration ends an attempt as a cancellation does, and says what it was."""
     bench.own(**bench.notes("on_cancel", "cleanup", where="own"))
