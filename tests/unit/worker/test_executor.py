@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from td_worker import context
+from td_worker import context, executor
+from td_worker.chat import conversation
 from td_worker.context import Execution
 from td_worker.executor import Executor, Limits
 from td_worker.heartbeat import Deadlines
@@ -260,3 +261,10 @@ async def test_a_cancelled_run_is_canceled():
     worker.executor.cancel(run_id, 1)
 
     assert (await worker.outcomes.get()).status == "CANCELED"
+
+
+def test_an_agent_that_takes_all_its_time_is_out_before_a_drain_ends():
+    """A handler that closes its source as late as it may leaves its streams theirs, and some."""
+    longest = conversation.STOP_GRACE + executor._STREAM_GRACE
+
+    assert longest < executor._DRAIN_GRACE

@@ -38,8 +38,11 @@ log = structlog.get_logger()
 Hook = Callable[[Turn], Any]
 """`async def` or plain `def`, which is called in a thread."""
 
-STOP_GRACE: Final = 5.0
-"""Seconds that an async handler may take to close its source after a stop."""
+STOP_GRACE: Final = 2.0
+"""Seconds that an async handler may take to close its source after a stop, or when its run is cut.
+
+Less than a drain leaves its runs, and their streams of it: a run whose handler takes all of it
+would else be killed in place of going back to the queue."""
 
 GRACE: Final = 0.02
 """Seconds that a run keeps its place for the next message: what is there needs no freeing."""
