@@ -77,6 +77,23 @@ async def test_text_is_no_source(platform, execution, source):
         streams.pipe("key", source)
 
 
+async def test_a_source_that_was_cancelled_from_within_is_no_abort(platform, execution):
+    """Nobody has asked for that end: `wait` says that data is missing, and so does a merge's log."""
+
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        raise asyncio.CancelledError("a task of its own was cancelled")
+
+    with executing(execution), capture_logs() as logs:
+        with pytest.raises(StreamClosedError, match="from within"):
+            await streams.pipe("piped", source()).wait()
+        async with streams.writer("merged") as writer:
+            writer.merge(source())
+
+    assert platform.chunks(RUN, "piped") == platform.chunks(RUN, "merged") == [1]
+    assert "stream.source_failed" in [line["event"] for line in logs]
+
+
 async def test_a_source_that_raises_rejects_the_wait_and_evicts_the_slot(platform, execution):
     """What was yielded is durable, the error is the source's own, the next write PUTs again."""
 

@@ -277,9 +277,21 @@ async def _feed(write: Write, source: Source) -> None:
         else:
             for chunk in source:
                 await write(chunk)
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        # Something inside the source was cancelled: data is missing, and nobody has asked for that.
+        raise StreamClosedError("the source was cancelled from within: it is not whole") from error
     finally:
         # A generator that is left in its middle holds connections until someone collects it.
         await _close_source(source)
+
+
+def _is_cancelled() -> bool:
+    """Say whether somebody has cancelled the task that runs this."""
+    task = asyncio.current_task()
+
+    return task is not None and task.cancelling() > 0
 
 
 async def _close_source(source: Source) -> None:
