@@ -78,7 +78,7 @@ async def test_text_is_no_source(platform, execution, source):
 
 
 async def test_a_source_that_was_cancelled_from_within_is_no_abort(platform, execution):
-    """Nobody has asked for that end: `wait` says that data is missing, and so does a merge's log."""
+    """Nobody has asked for that end: `wait` says what is missing, and so does a merge's log."""
 
     async def source() -> AsyncIterator[int]:
         yield 1
