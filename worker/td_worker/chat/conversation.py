@@ -177,16 +177,19 @@ class Conversation:
     async def _take_turn(self, taken: Taken) -> None:
         turn = self._begin(taken)
         bound = self._bound
-        output = TurnOutput(bound.response.write, turn.response_id, base=_unfinished(turn))
-        bound.turn, bound.output = turn, output
+        output: TurnOutput | None = None
+        bound.turn = turn
         try:
+            self._note_message(turn)
+            output = bound.output = self._output_of(turn)
             await self._answer(turn, output, taken.problem)
         except _RETHROWN:
             raise
         except Exception as error:  # noqa: BLE001  the turn fails, the agent lives on
             turn.error = error
         finally:
-            output.close()
+            if output is not None:
+                output.close()
             bound.turn = bound.output = None
         await self._finish(turn, output)
 
@@ -195,12 +198,9 @@ class Conversation:
         is_action = payload.trigger == "action"
         if not is_action:
             self._turns += 1
-        if payload.trigger == "regenerate-message":
-            self._history = without_trailing_answer(through(self._history, payload.message_id))
-        elif payload.message is not None and not is_action:
-            self._history = submit_message(self._history, payload.message)
         earlier = self._continued
-        turn = Turn(
+
+        return Turn(
             chat_id=self._bound.chat_id,
             number=self._turns,
             trigger=payload.trigger or "submit-message",
@@ -214,10 +214,21 @@ class Conversation:
             stop=taken.stop,
             response_id=f"msg_{secrets.token_urlsafe(12)}",
         )
-        if (base := _unfinished(turn)) is not None:
+
+    def _note_message(self, turn: Turn) -> None:
+        """Put what the client has sent into the history."""
+        if turn.trigger == "regenerate-message":
+            self._history = without_trailing_answer(through(self._history, turn.message_id))
+        elif turn.message is not None:
+            self._history = submit_message(self._history, turn.message)
+        turn.messages = list(self._history)
+
+    def _output_of(self, turn: Turn) -> TurnOutput:
+        base = _unfinished(turn)
+        if base is not None:
             turn.response_id = base.get("id") or turn.response_id
 
-        return turn
+        return TurnOutput(self._bound.response.write, turn.response_id, base=base)
 
     async def _answer(self, turn: Turn, output: TurnOutput, problem: str | None) -> None:
         if problem is not None:
@@ -258,14 +269,12 @@ class Conversation:
             stopping.cancel()
         _raise_failure(work, turn)
 
-    async def _finish(self, turn: Turn, output: TurnOutput) -> None:
+    async def _finish(self, turn: Turn, output: TurnOutput | None) -> None:
         """Tell the client how the turn ended, and keep what was said."""
         bound = self._bound
         turn.error = turn.error or bound.response.take_failure()
-        is_whole = turn.error is None and not turn.stopped
-        turn.response = output.message(complete=is_whole)
-        if turn.response is not None:
-            self._history = put_message(self._history, turn.response)
+        if output is not None:
+            self._note_answer(turn, output)
         turn.messages = list(self._history)
         checkpoint = await self._end_turn()
         if turn.error is not None:
@@ -281,6 +290,18 @@ class Conversation:
         )
         if turn.trigger != "action":
             await self._call_last(turn)
+
+    def _note_answer(self, turn: Turn, output: TurnOutput) -> None:
+        """Put what was said into the history; where that fails, the turn has."""
+        is_whole = turn.error is None and not turn.stopped
+        try:
+            turn.response = output.message(complete=is_whole)
+            if turn.response is not None:
+                self._history = put_message(self._history, turn.response)
+        except _RETHROWN:
+            raise
+        except Exception as error:  # noqa: BLE001  the turn fails, the agent lives on
+            turn.error = turn.error or error
 
     async def _end_turn(self) -> Checkpoint:
         ttl = self._options.chat_access_token_ttl

@@ -232,6 +232,36 @@ async def test_records_that_are_given_up_fail_their_turn(platform: FakePlatform)
     assert len(_ends(platform)) == 3
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "conversation.submit_message",
+        "conversation.put_message",
+        "output.MessageAccumulator.__init__",
+        "output.MessageAccumulator.message",
+    ],
+)
+async def test_what_fails_around_a_handler_fails_its_turn_alone(
+    platform: FakePlatform, monkeypatch: pytest.MonkeyPatch, broken: str
+):
+    """The client of a turn that cannot be begun or kept gets its error and its end; the next, too."""
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise KeyError(broken)
+
+    @chat.agent
+    async def agent(turn: chat.Turn) -> Any:
+        yield {"type": "text-delta", "id": "t", "delta": turn.text}
+
+    monkeypatch.setattr(f"td_worker.chat.{broken}", fails)
+    output = await _converse(platform, agent, _message("a"), _message("b"))
+
+    errors = [c["errorText"] for c in platform.sessions.chunks("c") if c["type"] == "error"]
+    assert output == {"turns": 2, "ended": "close"}
+    assert errors == [repr(broken)] * 2
+    assert [dict(end.headers)["session-in-event-id"] for end in _ends(platform)] == ["0", "1", "2"]
+
+
 async def test_a_turn_ends_without_a_token_when_none_is_made(platform: FakePlatform):
     """A control plane that signs nothing costs the client its fresh token, not the end."""
 
