@@ -323,7 +323,10 @@ class Tail:
                 await self._read_once()
             except ControlPlaneError as error:
                 # Whatever may pass by itself was tried again below.
-                self._give_up(error)
+                self._give_up(error, status=error.status)
+                return
+            except Exception as error:  # noqa: BLE001  whoever waits must hear of it, or hangs
+                self._give_up(error, exc_info=error)
                 return
             # As often as the official client at most, but without a pause after a connection that
             # has lasted: a message must not wait because ten minutes went by before it.
@@ -347,9 +350,12 @@ class Tail:
             log.warning("input.tail_paused", source=self.name, buffered=len(self._buffer))
             await self._room.wait()
 
-    def _give_up(self, error: ControlPlaneError) -> None:
-        log.error("input.tail_failed", source=self.name, reason=str(error))
-        refusal = SessionReadError(self.name, status=error.status, reason=str(error))
+    def _give_up(
+        self, error: Exception, *, status: int | None = None, exc_info: Exception | None = None
+    ) -> None:
+        reason = str(error) or type(error).__name__
+        log.error("input.tail_failed", source=self.name, reason=reason, exc_info=exc_info)
+        refusal = SessionReadError(self.name, status=status, reason=reason)
         refusal.__cause__ = error
         self._fail(refusal)
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from httpx_sse import ServerSentEvent
+from structlog.testing import capture_logs
 
 from td_worker.control_plane import SseBody
+from td_worker.errors import SessionReadError
 from td_worker.tail import Record, Tail, Waiter, parse_twice
 from td_worker.tails import Tails
 
@@ -352,3 +354,26 @@ async def test_a_full_buffer_stops_the_reading(here: Here, monkeypatch: pytest.M
 
     assert [one.seq_num for one in found] == [0, 1, 2, 3]
     tail.close()
+
+
+async def test_whatever_ends_the_reading_is_heard_by_who_waits(here: Here):
+    """An error of no known kind fails the waits, is logged, and the next wait tries anew."""
+    tried: list[str | None] = []
+
+    @asynccontextmanager
+    async def opener(cursor: str | None) -> AsyncIterator[SseBody]:
+        tried.append(cursor)
+        raise KeyError("a bug")
+        yield
+
+    tail = Tail("session/s/main/in", opener, here)
+    with capture_logs() as logs:
+        async with asyncio.timeout(60):
+            for _ in range(2):
+                with pytest.raises(SessionReadError, match="a bug") as caught:
+                    await asyncio.wrap_future(tail.take().future)
+                await here.settle()
+
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert tried == [None, None]
+    assert [line["event"] for line in logs] == ["input.tail_failed"] * 2
