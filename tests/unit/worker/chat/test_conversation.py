@@ -244,7 +244,7 @@ async def test_records_that_are_given_up_fail_their_turn(platform: FakePlatform)
 async def test_what_fails_around_a_handler_fails_its_turn_alone(
     platform: FakePlatform, monkeypatch: pytest.MonkeyPatch, broken: str
 ):
-    """The client of a turn that cannot be begun or kept gets its error and its end; the next, too."""
+    """The client of a turn that cannot be begun or kept gets its error and its end."""
 
     def fails(*_: Any, **__: Any) -> Any:
         raise KeyError(broken)
