@@ -105,6 +105,10 @@ _EVENTS: Final = (
            "number"),
     _event("worker.protocol_broken", "error", "A worker sent what no worker sends, and is killed.",
            "number", "error_message"),
+    # the control socket
+    _event("control.paused", "error",
+           "A client could not be accepted, for want of descriptors or memory; the next try is in "
+           "a second.", "error_message"),
     # the gateway
     _event("gateway.started", "info", "The gateway process was started.", "gateway_pid"),
     _event("gateway.opened", "info", "The gateway listens.", "address"),
@@ -270,6 +274,9 @@ _EVENTS: Final = (
            "chat_id", "chunk_type", "reason"),
     _event("chat.hook_failed", "error", "A hook raised where its turn could not fail any more.",
            "chat_id", "hook", "exception"),
+    _event("chat.observing_failed", "error",
+           "The chat cannot be read: a handler of `chat.messages.on` is never called.", "chat_id",
+           "reason"),
     _event("chat.handler_ignored_stop", "warning",
            "A handler went on after a stop; it is heard no more.", "chat_id", "turn"),
     _event("chat.input_ignored", "warning", "A client's message cannot be understood.", "chat_id",

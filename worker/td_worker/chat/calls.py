@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -174,7 +175,8 @@ class ChatMessages:
         """
         Have `handler`, a plain function, called with every message, those that wait included.
 
-        One that it takes, by returning exactly `True`, gets no turn.
+        One that it takes, by returning exactly `True`, gets no turn. A chat that cannot be read is
+        logged as `chat.observing_failed`: the handler is then never called.
 
         ```python
         @chat.agent
@@ -196,7 +198,8 @@ class ChatMessages:
 
             return answer
 
-        bound.on_runtime(lambda mailbox: mailbox.observe(offer))
+        observing = bound.on_runtime(lambda mailbox: mailbox.observe(offer))
+        observing.add_done_callback(partial(_log_failed_observing, bound.chat_id))
 
         return Observing(bound, offer)
 
@@ -287,6 +290,11 @@ def message_result(
 def wait_error(bound: BoundChat, timeout: float | None) -> WaitpointTimeoutError:
     """Return why a wait ended without a message."""
     return WaitpointTimeoutError(f"no message came to chat {bound.chat_id!r} in {timeout} seconds")
+
+
+def _log_failed_observing(chat_id: str, observing: Future[None]) -> None:
+    if not observing.cancelled() and (error := observing.exception()) is not None:
+        log.error("chat.observing_failed", chat_id=chat_id, reason=str(error))
 
 
 def _tell(

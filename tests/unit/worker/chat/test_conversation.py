@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from td_worker import chat
 from td_worker.chat.payload import parse_payload
@@ -20,6 +21,7 @@ from td_worker.errors import (
     AbortTaskRunError,
     ControlPlaneRefusedError,
     NotInChatError,
+    SessionReadError,
     TaskPayloadError,
 )
 from td_worker.sync import chat as sync_chat
@@ -429,6 +431,24 @@ async def test_messages_may_be_taken_by_a_turn(platform: FakePlatform):
 
     assert output["turns"] == 2
     assert platform.sessions.chunks("c") == ["a", "b?", "c"]
+
+
+async def test_a_handler_that_sees_nothing_is_told_in_the_log(
+    platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+):
+    """`messages.on` returns at once: that the chat cannot be read is said by its own event."""
+
+    async def fails(_channel: Any) -> None:
+        raise SessionReadError("session/c/main/out", status=404, reason="no session")
+
+    monkeypatch.setattr("td_worker.chat.session.MainChannel.last_turn", fails)
+    with platform.execution(), capture_logs() as logs:
+        async with chat.bind("c") as bound:
+            chat.messages.on(lambda message: True)
+            await bound.ask(lambda mailbox: mailbox.cursor())
+
+    (line,) = [line for line in logs if line["event"] == "chat.observing_failed"]
+    assert "no session" in line["reason"]
 
 
 async def test_the_stream_calls_write_to_the_chat(platform: FakePlatform):
