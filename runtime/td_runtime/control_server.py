@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from td_runtime.control_messages import PROTOCOL_VERSION, Hello, Refused, Request
 from td_runtime.data_dir import DataDir
@@ -16,6 +17,8 @@ from td_worker.messages import MAX_CONTROL_FRAME
 
 __all__ = ["ControlServer", "Handler"]
 
+log = structlog.get_logger()
+
 _decoder: Final = msgspec.msgpack.Decoder(Request)
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
@@ -23,6 +26,14 @@ Handler = Callable[[Request, str, Callable[[msgspec.Struct], None]], None]
 """Takes a request, who asks in words, and a function that sends the answer, at once or later."""
 
 _NAME_LENGTH: Final = 100
+
+_PAUSE: Final = 1.0
+"""Seconds until callers are accepted again after there was no descriptor, or no memory, for one."""
+
+_NO_HELLO: Final = Refused(
+    message="the first message is a hello with the version of the control protocol",
+    advice="Use td-runtime's own clients.",
+)
 
 
 class ControlServer:
@@ -39,10 +50,13 @@ class ControlServer:
         self._clients: set[Channel[Any]] = set()
         self._path = data_dir.control_socket
         self._listener = _listen(data_dir)
-        loop.add_reader(self._listener.fileno(), self._accept)
+        self._resume: asyncio.TimerHandle | None = None
+        self._listen()
 
     def close(self) -> None:
         """Stop listening, hang up on clients, remove the socket."""
+        if self._resume is not None:
+            self._resume.cancel()
         self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
         self._path.unlink(missing_ok=True)
@@ -57,7 +71,10 @@ class ControlServer:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except (BlockingIOError, InterruptedError, ConnectionError):  # who called hung up again
+            return
+        except OSError as error:
+            self._pause(error)
             return
         pid, uid, _ = _peer(sock)
         if uid not in {0, os.geteuid()}:
@@ -65,14 +82,27 @@ class ControlServer:
             return
         self._serve(sock, f"user {uid}, process {pid}")
 
+    def _pause(self, error: OSError) -> None:
+        """Let callers wait: one that cannot be accepted would wake the loop without end."""
+        log.error("control.paused", error_message=str(error))
+        self._loop.remove_reader(self._listener.fileno())
+        self._resume = self._loop.call_later(_PAUSE, self._listen)
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
     def _serve(self, sock: socket.socket, where: str) -> None:
         asks = f"client ({where})"
+        refusal: Refused | None = _NO_HELLO
 
         def receive(request: Request) -> None:
-            nonlocal asks
+            nonlocal asks, refusal
             if isinstance(request, Hello):
                 asks = f"{request.name[:_NAME_LENGTH]} ({where})"
-                client.send(_greet(request))
+                refusal = _find_refusal(request)
+                client.send(refusal or Hello())
+            elif refusal is not None:
+                client.send(refusal)
             else:
                 self._handler(request, asks, client.send)
 
@@ -87,9 +117,9 @@ class ControlServer:
         self._clients.add(client)
 
 
-def _greet(hello: Hello) -> msgspec.Struct:
+def _find_refusal(hello: Hello) -> Refused | None:
     if hello.version == PROTOCOL_VERSION:
-        return Hello()
+        return None
 
     return Refused(
         message=f"the client speaks version {hello.version} of the control protocol, "
