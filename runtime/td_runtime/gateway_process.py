@@ -67,25 +67,42 @@ class GatewayProcess:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process; :attr:`ready` is set once it answers."""
+        """Start the process; :attr:`ready` is set once it answers.
+
+        Raises:
+            OSError: The system has no process, memory or descriptor for it; nothing is left.
+        """
         ours, theirs = socket.socketpair()
-        self._control = ours
         self._ready_at = None
         document = {**self._settings, "control_fd": theirs.fileno()}
-        self._process = subprocess.Popen(
+        try:
+            self._process, self._pidfd = self._launch(theirs.fileno())
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._control = ours
+        self._feed(msgspec.json.encode(document))
+        self._loop.add_reader(self._pidfd, self._gone)
+        self._loop.add_reader(ours.fileno(), self._said_something)
+        log.info("gateway.started", gateway_pid=self._process.pid)
+
+    def _launch(self, control_fd: int) -> tuple[subprocess.Popen[bytes], int]:
+        process = subprocess.Popen(
             # -P: a file of the working folder must not stand in for a module of ours.
             [sys.executable, "-P", "-m", "td_runtime.gateway"],
             stdin=subprocess.PIPE,
             env={k: v for k, v in os.environ.items() if k not in self._hidden},
-            pass_fds=(theirs.fileno(), *self._keep),
+            pass_fds=(control_fd, *self._keep),
             process_group=0,
         )
-        theirs.close()
-        self._feed(msgspec.json.encode(document))
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._loop.add_reader(self._pidfd, self._gone)
-        self._loop.add_reader(ours.fileno(), self._said_something)
-        log.info("gateway.started", gateway_pid=self._process.pid)
+        try:
+            return process, os.pidfd_open(process.pid)
+        except OSError:
+            with process:
+                process.kill()
+            raise
 
     def _feed(self, document: bytes) -> None:
         stdin = self._process.stdin if self._process else None
@@ -166,8 +183,13 @@ class GatewayProcess:
         self._loop.call_later(restart.delay, self._restart)
 
     def _restart(self) -> None:
-        if not self._stopping:
+        if self._stopping:
+            return
+        try:
             self.start()
+        except OSError as error:  # as a failed boot: there may be room in a moment
+            log.error("gateway.failed", error=f"it cannot be started: {error}")
+            self._start_again()
 
     def _require_control(self) -> socket.socket:
         if self._control is None:
