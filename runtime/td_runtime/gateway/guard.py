@@ -20,6 +20,7 @@ from td_runtime.gateway.journal import Journal
 from td_runtime.gateway.settings import Settings
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+HTTP_PORT: Final = "80"
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -82,13 +83,11 @@ class Guard:
         return None
 
     def _is_our_host(self, host: str) -> bool:
-        if host in self._hosts:
+        name, port = _split_host(host)
+        if f"{name}:{port}" in self._hosts:
             return True
-        if not self._is_wildcard:
-            return False
         # Listening everywhere, any of the machine's addresses is right; a rebound name is not.
-        name, _, port = host.rpartition(":")
-        return port == self._port and _is_address(name)
+        return self._is_wildcard and port == self._port and _is_address(name)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_started = False
@@ -117,6 +116,15 @@ class Guard:
                 await Exchange(scope, receive, send).answer(
                     json_reply(500, {"error": "Internal Server Error"})
                 )
+
+
+def _split_host(host: str) -> tuple[str, str]:
+    """Return name and port of a Host header; clients leave out HTTP's own port."""
+    name, colon, port = host.rpartition(":")
+    if not colon or port.endswith("]"):  # an IPv6 address alone
+        return host, HTTP_PORT
+
+    return name, port
 
 
 def _is_address(name: str) -> bool:

@@ -65,19 +65,23 @@ async def status_of(host: str, header: str) -> int:
     [
         ("127.0.0.1", "127.0.0.1:80", 200),
         ("127.0.0.1", "localhost:80", 200),
+        ("127.0.0.1", "localhost", 200),
         ("127.0.0.1", "10.0.0.1:80", 403),
+        ("127.0.0.1", "rebound.example", 403),
         ("127.0.0.1", "rebound.example:80", 403),
         ("::1", "[::1]:80", 200),
+        ("::1", "[::1]", 200),
         ("10.0.0.1", "10.0.0.1:80", 200),
         ("10.0.0.1", "10.0.0.2:80", 403),
         ("0.0.0.0", "10.0.0.2:80", 200),
         ("0.0.0.0", "[fe80::1]:80", 200),
+        ("0.0.0.0", "10.0.0.2", 200),
         ("0.0.0.0", "10.0.0.2:81", 403),
         ("0.0.0.0", "rebound.example:80", 403),
     ],
 )
 async def test_hosts(host: str, header: str, status: int) -> None:
-    """Our own addresses pass with our port; names that may be rebound do not."""
+    """Our own addresses pass with our port, said or implied; names that may be rebound do not."""
     assert await status_of(host, header) == status
 
 
