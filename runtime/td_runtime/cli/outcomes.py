@@ -11,6 +11,7 @@ from td_runtime.cli.options import print_json
 from td_runtime.control import (
     Accepted,
     ControlClient,
+    ControlRefusedError,
     GetRun,
     NotRunningError,
     RunDetails,
@@ -50,7 +51,8 @@ def accepted_documents(
 ) -> list[dict[str, Any]]:
     """Return what is known of runs that were just accepted, to start at a time or at once.
 
-    A run that an idempotency key has led to may be anywhere in its life.
+    A run that an idempotency key has led to may be anywhere in its life, or be `DELETED`: a key
+    holds for longer than the history may be kept.
     """
     return [
         new_document(run_id, run_at) if is_new else _look_up(client, run_id)
@@ -66,7 +68,12 @@ def new_document(run_id: str, run_at: float | None = None) -> dict[str, Any]:
 
 
 def _look_up(client: ControlClient, run_id: str) -> dict[str, Any]:
-    run = client.ask(GetRun(run_id=run_id), RunDetails)
+    try:
+        run = client.ask(GetRun(run_id=run_id), RunDetails)
+    except ControlRefusedError as error:
+        if error.code != "unknown_run":
+            raise
+        return _document(run_id, "DELETED")
     document = _document(run_id, run.status)
     if run.is_finished:
         document["output"] = None if run.output_json is None else msgspec.Raw(run.output_json)
