@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -121,7 +121,8 @@ def test_every_option_of_a_run_arrives(runtime: RuntimeProcess) -> None:
 
 def test_a_delay_may_be_a_time(runtime: RuntimeProcess) -> None:
     """`--delay` with a date and a zone is that moment."""
-    at = "2040-05-01T12:00+02:00"
+    tomorrow = datetime.now(timezone(timedelta(hours=2))) + timedelta(days=1)
+    at = tomorrow.isoformat(timespec="minutes")
     run_id = answer(td("trigger", "echo", "--delay", at, "--json", config=runtime.config))["run_id"]
 
     run = answer(td("runs", "show", run_id, "--json", config=runtime.config))
