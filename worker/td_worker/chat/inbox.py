@@ -52,6 +52,11 @@ class Inbox:
         return len(self._pending)
 
     @property
+    def received(self) -> int | None:
+        """The number of the last record that came in; None before the first."""
+        return self._received
+
+    @property
     def cursor(self) -> int | None:
         """The number up to which everything is dealt with, inclusive; None before the first."""
         waiting = [pending.seq for pending in self._pending if pending.seq is not None]

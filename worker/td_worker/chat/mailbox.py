@@ -95,12 +95,15 @@ class Mailbox:
         """
         async with self._opening:
             if self._listening is not None:
+                self._listen_again()
                 return None
             last = await self._incoming.last_turn()
+            if self._error is not None:
+                raise self._error  # the chat was left meanwhile: nobody would end the listening
             after = None if last is None else last.resume_from
             applied = None if last is None else last.applied_through
             self._inbox.resume(resume_from=after, applied_through=applied)
-            self._listening = asyncio.create_task(self._listen(after), name=f"chat {self._chat_id}")
+            self._listen_behind(after)
 
             return last
 
@@ -109,6 +112,7 @@ class Mailbox:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait({self._listening})
+        self._error = asyncio.CancelledError("the chat was left")
 
     async def put(self, payload: ChatPayload) -> None:
         """Have the message of the run's own payload answered first."""
@@ -203,6 +207,7 @@ class Mailbox:
 
     async def _next(self, timeout: float | None) -> Pending | None:
         """Return the first message that waits, once one does."""
+        self._listen_again()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 # Again and again: of several that wait here, only one gets what has arrived.
@@ -213,6 +218,18 @@ class Mailbox:
             raise self._error
 
         return self._inbox.take()
+
+    def _listen_behind(self, after: int | None) -> None:
+        self._listening = asyncio.create_task(self._listen(after), name=f"chat {self._chat_id}")
+
+    def _listen_again(self) -> None:
+        """Try anew what has failed, of which those have heard who waited then.
+
+        Not what was cancelled: the attempt ends, or the chat was left.
+        """
+        if isinstance(self._error, Exception):
+            self._error = None
+            self._listen_behind(self._inbox.received)
 
     async def _listen(self, after: int | None) -> None:
         try:

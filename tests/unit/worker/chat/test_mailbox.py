@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from typing import Any
 
+import pytest
+
 from td_worker.chat.mailbox import LastTurn, Mailbox
+from td_worker.errors import SessionReadError
 
 
 class _Incoming:
@@ -64,6 +67,67 @@ async def test_a_wait_of_no_time_takes_what_is_there():
 
     assert found is not None
     assert found.seq == 0
+
+
+class _Failing(_Incoming):
+    """An `in` that cannot be read on the first three times; notes behind what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int | None] = []
+
+    async def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
+        self.asked.append(after)
+        if len(self.asked) == 1:
+            yield await self.sent.get()
+        if len(self.asked) <= 3:
+            raise SessionReadError("session/c/main/in", status=None, reason="gone")
+        while True:
+            yield await self.sent.get()
+
+
+async def test_a_failure_is_of_those_who_wait_and_the_next_call_tries_again():
+    """Whoever waits when `in` fails hears of it; a later call reads on behind what came before."""
+    incoming = _Failing()
+    mailbox = Mailbox(incoming, chat_id="c")
+    incoming.send(0)
+    first = await mailbox.once(None)
+    for _ in range(2):
+        with pytest.raises(SessionReadError):
+            await mailbox.once(None)
+    incoming.send(1)
+    second = await mailbox.once(None)
+    await mailbox.close()
+
+    assert [found.seq for found in (first, second) if found is not None] == [0, 1]
+    assert incoming.asked == [None, 0, 0, 0]
+
+
+async def test_a_chat_that_was_left_is_not_read_again():
+    """After its end a mailbox listens no more, whatever had failed before, and nobody waits."""
+    incoming = _Failing()
+    mailbox = Mailbox(incoming, chat_id="c")
+    incoming.send(0)
+    assert await mailbox.once(None) is not None
+    with pytest.raises(SessionReadError):
+        await mailbox.once(None)
+    await mailbox.close()
+    asked = len(incoming.asked)
+    with pytest.raises(asyncio.CancelledError):
+        await mailbox.once(None)
+
+    assert len(incoming.asked) == asked
+
+
+async def test_a_chat_that_was_left_is_not_read_at_all():
+    """Who asks for the first time behind its end is told so; no listening is left behind."""
+    incoming = _Failing()
+    mailbox = Mailbox(incoming, chat_id="c")
+    await mailbox.close()
+    with pytest.raises(asyncio.CancelledError):
+        await mailbox.once(None)
+
+    assert incoming.asked == []
 
 
 def _refuse(arrived: asyncio.Event) -> Future[bool]:
