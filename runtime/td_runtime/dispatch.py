@@ -276,12 +276,21 @@ class Dispatcher:
             await self._claim(idle, now, only=waiting)
         busy = [worker for worker in workers if worker.load and not self._is_isolated(worker)]
         lanes = max(1, len(workers) // 2) - sum(map(self._is_isolated, workers))
-        reserved = busy[: max(0, min(lanes, len(waiting) - len(idle)))]
+        reserved = busy[: max(0, min(lanes, await self._count_startable(waiting)))]
         for worker in reserved:
             # It would never become idle with them.
             _move_out(worker, _loops_of(worker, self._known))
 
         return reserved
+
+    async def _count_startable(self, run_ids: list[str]) -> int:
+        """Count those that only lack a worker: no place helps one whose task or queue has none."""
+        if not run_ids:
+            return 0
+
+        return await self._store.startable(
+            run_ids, queues=self._queues, tasks=self._find_claimable()
+        )
 
     def worker_ready(self, workers: Sequence[Worker]) -> None:
         """One more of *workers*, all that are ready, takes runs: some loops of the others do."""

@@ -142,6 +142,22 @@ class RunStore(RunReader, Protocol):
         """
         ...
 
+    async def startable(
+        self,
+        run_ids: Collection[str],
+        *,
+        queues: Mapping[str, QueueLimits],
+        tasks: Collection[str] | None = None,
+    ) -> int:
+        """Return how many of these runs would be handed out if there were a place for each.
+
+        Args:
+            run_ids: The runs; those that are not ready do not count.
+            queues: As for `claim`.
+            tasks: As for `claim`.
+        """
+        ...
+
     @property
     def is_behind(self) -> bool:
         """Whether the last hand-out ended before it had looked at all that is ready."""

@@ -208,6 +208,19 @@ class SqliteRunStore(SqliteRunReader):
 
         return self._changes.submit(change)
 
+    async def startable(
+        self,
+        run_ids: Collection[str],
+        *,
+        queues: Mapping[str, QueueLimits],
+        tasks: Collection[str] | None = None,
+    ) -> int:
+        """Return how many of these runs would be handed out if there were a place for each."""
+        with translated(self._path):
+            choice = choose_named(self._connection, run_ids, queues, len(run_ids), tasks=tasks)
+
+        return len(choice.taken)
+
     @property
     def is_behind(self) -> bool:
         """Whether the last hand-out ended before it had looked at all that is ready."""

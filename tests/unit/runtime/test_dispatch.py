@@ -369,15 +369,37 @@ async def test_half_of_the_busy_workers_make_room_for_runs_that_must_run_alone(
     runtime: Runtime,
 ) -> None:
     """R2, R8: after a death with many neighbours two of four workers take no other run."""
-    workers = [FakeWorker(number) for number in range(10, 14)]
-    runtime.pool.workers = {worker.number: worker for worker in workers}
-    for worker in workers:
-        worker.runs["busy"] = held("busy")
-    runtime.dispatcher._suspects.died_together(["one", "two", "three"])
+    await busy_workers_and_suspects(runtime)
 
     open_workers = await runtime.dispatcher._open_workers(time.time())
 
     assert len(open_workers) == 2
+
+
+async def test_no_worker_is_kept_for_runs_that_cannot_start(runtime: Runtime) -> None:
+    """R2: suspects of a task that a reload removed, or of a full queue, take no worker away."""
+    dispatcher = runtime.dispatcher
+    await busy_workers_and_suspects(runtime)
+    one_at_a_time = TaskConfig(id="a", entrypoint="tasks:a", concurrency=1)
+
+    await dispatcher.reload({"a": one_at_a_time}, limits=LimitsConfig(), concurrency=10)
+    limited = await dispatcher._open_workers(time.time())
+    await dispatcher.reload({}, limits=LimitsConfig(), concurrency=10)
+    removed = await dispatcher._open_workers(time.time())
+
+    assert (len(limited), len(removed)) == (4, 4)
+
+
+async def busy_workers_and_suspects(runtime: Runtime) -> None:
+    """Four workers that have something to do, one of the task, and three runs to run alone."""
+    await runtime.accept()
+    await runtime.one.assigned.get()
+    workers = [FakeWorker(number) for number in range(10, 14)]
+    runtime.pool.workers = {worker.number: worker for worker in workers}
+    for worker in workers:
+        worker.runs["busy"] = held("busy")
+    items = [TriggerItem(task="a") for _ in range(3)]
+    await runtime.dispatcher.accept(items, alone=True)
 
 
 async def test_runs_given_ahead_are_not_suspected(runtime: Runtime) -> None:
