@@ -103,8 +103,9 @@ class Dispatcher:
         self._tasks = dict(tasks)
         self._known = dict(tasks)
         """Those of earlier configs, too: runs of theirs may still execute."""
-        self._claimable = self._ids = frozenset(tasks)
-        """The tasks that the last hand-out went by, and all there are."""
+        self._ids = frozenset(tasks)
+        self._claimable: frozenset[str] | None = self._ids
+        """The tasks that the last hand-out went by; None when limits are others, too, since."""
         self._queues = queue_limits(tasks.values())
         self._limits = limits
         self._concurrency = concurrency
@@ -128,7 +129,7 @@ class Dispatcher:
         """Runs that wait to be handed out, counted here: asking the store at each accept would
         cost more than the accept."""
 
-    async def reload(
+    def reload(
         self, tasks: Mapping[str, TaskConfig], *, limits: LimitsConfig, concurrency: int
     ) -> None:
         """Go by these tasks and limits from now on.
@@ -143,7 +144,8 @@ class Dispatcher:
         self._queues = queue_limits(tasks.values())
         self._limits = limits
         self._concurrency = concurrency
-        await self._store.reconsider(self._queues)
+        # Not here: on a full disk it must be tried again, and half a reload is none.
+        self._claimable = None
         self.wake()
 
     def wake(self) -> None:
@@ -211,10 +213,15 @@ class Dispatcher:
             self._gone(run)
 
     async def _look_at_tasks(self) -> None:
-        """Put runs back that hand-outs have moved aside since a worker did not know their tasks."""
+        """Put runs back that hand-outs have moved aside by the tasks and limits there were."""
         before, self._claimable = self._claimable, self._find_claimable()
-        if before != self._claimable:
+        if before == self._claimable:
+            return
+        try:
             await self._store.reconsider(self._queues)
+        except StoreFullError:
+            self._claimable = None
+            raise
 
     def _find_claimable(self) -> frozenset[str]:
         """Return the tasks of the config that every worker knows.

@@ -34,7 +34,7 @@ log = structlog.get_logger()
 _UNFINISHED: Final = frozenset(Status) - FINISHED
 
 _REFUSED_PAUSE: Final = 5.0
-"""Seconds until a replica that was not accepted is asked for again."""
+"""Seconds until a replica that was not accepted, or not canceled, is tried again."""
 
 _ENDS: Final = {
     Status.COMPLETED: "loop.returned",
@@ -157,9 +157,20 @@ class Loops:
         """Cancel the replicas above *count*, those that an earlier supervisor had kept, too."""
         number = count + 1
         while (run_id := await self._find(task, number)) is not None or number <= before:
-            if run_id is not None:
-                await self._dispatcher.cancel([run_id], by="reload: fewer replicas")
+            if run_id is not None and not await self._cancel(run_id, task, number):
+                await asyncio.sleep(_REFUSED_PAUSE)
+                continue
             number += 1
+
+    async def _cancel(self, run_id: str, task: str, number: int) -> bool:
+        """Cancel one; False on a full disk: given up, it would execute for ever."""
+        try:
+            await self._dispatcher.cancel([run_id], by="reload: fewer replicas")
+        except StoreFullError as error:
+            log.error("loop.refused", task=task, replica=number, error_message=str(error))
+            return False
+
+        return True
 
 
 def _tag(number: int) -> str:

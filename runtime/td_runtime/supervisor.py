@@ -318,7 +318,7 @@ class Supervisor:
             self._payloads.start()
         self._requests.reload(config.limits)
         self._retention.reload(config.store)
-        await self._dispatcher.reload(
+        self._dispatcher.reload(
             {task.id: task for task in config.tasks},
             limits=config.limits,
             concurrency=config.runtime.concurrency,

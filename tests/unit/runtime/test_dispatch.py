@@ -382,9 +382,9 @@ async def test_no_worker_is_kept_for_runs_that_cannot_start(runtime: Runtime) ->
     await busy_workers_and_suspects(runtime)
     one_at_a_time = TaskConfig(id="a", entrypoint="tasks:a", concurrency=1)
 
-    await dispatcher.reload({"a": one_at_a_time}, limits=LimitsConfig(), concurrency=10)
+    dispatcher.reload({"a": one_at_a_time}, limits=LimitsConfig(), concurrency=10)
     limited = await dispatcher._open_workers(time.time())
-    await dispatcher.reload({}, limits=LimitsConfig(), concurrency=10)
+    dispatcher.reload({}, limits=LimitsConfig(), concurrency=10)
     removed = await dispatcher._open_workers(time.time())
 
     assert (len(limited), len(removed)) == (4, 4)

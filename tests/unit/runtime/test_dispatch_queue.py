@@ -206,7 +206,7 @@ async def test_a_new_task_waits_for_every_worker_to_know_it(runtime: Runtime) ->
     """In a reload: accepted at once, handed out when no worker is left that has the old code."""
     tasks = {name: TaskConfig(id=name, entrypoint=f"tasks:{name}") for name in ("a", "b")}
     runtime.one.tasks = frozenset({"a"})
-    await runtime.dispatcher.reload(tasks, limits=LimitsConfig(), concurrency=10)
+    runtime.dispatcher.reload(tasks, limits=LimitsConfig(), concurrency=10)
     (new,) = await runtime.dispatcher.accept([TriggerItem(task="b")])
     old = await accept(runtime)
 
@@ -217,11 +217,35 @@ async def test_a_new_task_waits_for_every_worker_to_know_it(runtime: Runtime) ->
     assert (await asyncio.wait_for(runtime.one.assigned.get(), 10)).id == new.id
 
 
+async def test_new_limits_hold_though_the_disk_was_full(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload is whole on a full disk: what it lets start is looked for until there is room."""
+    monkeypatch.setattr(dispatch, "_FULL_PAUSE", 0.02)
+    runtime.dispatcher.reload(
+        {"a": task("a", concurrency_per_key=1)}, limits=LimitsConfig(), concurrency=10
+    )
+    await accept(runtime, concurrency_key="k")
+    await runtime.one.assigned.get()
+    parked = await accept(runtime, concurrency_key="k")
+    reconsider, refusals = runtime.store.reconsider, [StoreFullError("no space left")] * 2
+
+    def fail_first(queues: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return reconsider(queues)
+
+    monkeypatch.setattr(runtime.store, "reconsider", fail_first)
+    runtime.dispatcher.reload({"a": task("a")}, limits=LimitsConfig(), concurrency=10)
+
+    assert (await asyncio.wait_for(runtime.one.assigned.get(), 10)).id == parked
+
+
 async def test_a_run_of_a_removed_task_ends_as_it_was_known(runtime: Runtime) -> None:
     """Its worker dies after the reload: its crash limit is the last one its task had."""
     run_id = await accept(runtime)
     await runtime.one.assigned.get()
-    await runtime.dispatcher.reload({}, limits=LimitsConfig(), concurrency=10)
+    runtime.dispatcher.reload({}, limits=LimitsConfig(), concurrency=10)
     with pytest.raises(TriggerError, match="'a'"):
         await accept(runtime)
 

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from td_runtime import loops as loops_module
 from td_runtime.dispatch import Dispatcher
 from td_runtime.errors import StoreError
 from td_runtime.loops import Loops
-from td_runtime.store import Accepted, NewRun, RunStore, Status, open_store
+from td_runtime.store import Accepted, NewRun, RunStore, Status, StoreFullError, open_store
 from td_worker.messages import TriggerItem
 
 
@@ -23,6 +24,7 @@ class Slow:
         self._store = store
         self.is_asked = asyncio.Event()
         self.may_accept = asyncio.Event()
+        self.refusals: list[StoreFullError] = []
 
     async def accept(self, items: list[TriggerItem], **_: Any) -> list[Accepted]:
         self.is_asked.set()
@@ -32,6 +34,8 @@ class Slow:
         )
 
     async def cancel(self, run_ids: list[str], *, by: str) -> object:
+        if self.refusals:
+            raise self.refusals.pop()
         return await self._store.cancel(run_ids, by=by)
 
     async def finished(self, _: list[str]) -> list[Any]:
@@ -77,3 +81,22 @@ async def test_a_keeper_that_fails_is_told(
     keeping.add_done_callback(loops._ended)
 
     assert isinstance(await failed, StoreError)
+
+
+async def test_a_replica_too_many_goes_when_the_disk_has_room(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload on a full disk tries to cancel it until it can."""
+    monkeypatch.setattr(loops_module, "_REFUSED_PAUSE", 0.0)
+    slow = Slow(store)
+    slow.may_accept.set()
+    failures: list[BaseException] = []
+    loops = Loops(store, cast("Dispatcher", slow), on_failed=failures.append)
+    await loops.keep({"spin": 1})
+    await slow.is_asked.wait()
+
+    slow.refusals = [StoreFullError("no space left") for _ in range(2)]
+    await loops.keep({})
+
+    assert {status: n for status, n in (await store.counts()).items() if n} == {Status.CANCELED: 1}
+    assert failures == []
