@@ -76,6 +76,22 @@ async def test_a_crowd_starts_one_run(tmp_path: Path) -> None:
     assert {one.current_run_id for one in found} == {"run_0"}
 
 
+async def test_of_two_tasks_that_start_one_session_the_second_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    """Asked for at once: the write looks, not who asks, so that none slips in between."""
+    async with opened(tmp_path) as (sessions, _, _):
+        others = make(task_identifier="other", trigger_config={"basePayload": {}})
+        (first, is_new), (second, is_second_new) = await asyncio.gather(
+            sessions.create(make()),
+            sessions.create(others, may_change=lambda there: there.task_identifier == "other"),
+        )
+        stored = sessions.find("chat")
+
+    assert (is_new, is_second_new) == (True, False)
+    assert first == second == stored
+
+
 async def test_a_lost_answer_starts_no_second_run(tmp_path: Path) -> None:
     """Whoever asks again after a supervisor died with its answer is given the same run."""
     async with opened(tmp_path) as (sessions, supervisor, session_runs):

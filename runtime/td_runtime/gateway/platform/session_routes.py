@@ -87,8 +87,13 @@ class SessionRoutes:
         if not caller.may("write", "tasks", [body.task_identifier]):
             caller.require("write", "sessions")
         caller.refuse_one_time()
-        self._require_own(caller, body)
-        session, is_new = await self._sessions.create(body.to_session())
+
+        def is_own(there: Session) -> bool:
+            return _is_own(caller, body.task_identifier, there)
+
+        session, is_new = await self._sessions.create(body.to_session(), may_change=is_own)
+        if not is_own(session):  # it was there already: it would be taken over
+            raise RefusalError(answers.SCOPE_MISSING)
         if session.is_closed or session.is_expired:
             return _refuse_ended(session)
         try:
@@ -104,14 +109,6 @@ class SessionRoutes:
         return json_reply(
             201 if is_new else 200, show_created(session, token=token, is_cached=not is_new)
         )
-
-    def _require_own(self, caller: Caller, body: CreateSession) -> None:
-        """Refuse a session that is there already and is another task's: it would be taken over."""
-        there = None if body.external_id is None else self._sessions.find(body.external_id)
-        if there is None or there.task_identifier == body.task_identifier:
-            return
-        if not caller.may("write", "tasks", [there.task_identifier]):
-            caller.require("write", "sessions")
 
     async def _ensure_run(self, session: Session) -> Session:
         from td_runtime.control import ControlRefusedError, NotRunningError
@@ -231,6 +228,15 @@ class SessionRoutes:
             return answers.no_supervisor(error.advice)
 
         return json_reply(200, {"runId": run_id, "swapped": swapped})
+
+
+def _is_own(caller: Caller, task: str, session: Session) -> bool:
+    """Whether a session is of this task, or of one that the caller may start sessions of."""
+    return (
+        session.task_identifier == task
+        or caller.may("write", "tasks", [session.task_identifier])
+        or caller.may("write", "sessions")
+    )
 
 
 def _ids(ref: str, session: Session | None) -> set[str]:

@@ -3,6 +3,7 @@
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -86,10 +87,17 @@ class Sessions:
         """The session with this id, which is its own or the one it was given by its creator."""
         return _find(self._connection, ref)
 
-    async def create(self, session: Session) -> tuple[Session, bool]:
+    async def create(
+        self, session: Session, *, may_change: Callable[[Session], bool] | None = None
+    ) -> tuple[Session, bool]:
         """Store a session, unless its external id is taken: then that session stands.
 
         A session that stands, and is neither closed nor expired, gets the new trigger config.
+
+        Args:
+            session: The new one.
+            may_change: Whether the session that stands may get it, as it is in the moment of the
+                write; called on the writer thread. None: any may.
 
         Returns:
             The stored session, and whether it is the new one.
@@ -107,6 +115,8 @@ class Sessions:
                 )
                 return session, True
             if there.is_closed or there.is_expired:
+                return there, False
+            if may_change is not None and not may_change(there):
                 return there, False
             fresh = msgspec.structs.replace(
                 there, trigger_config=session.trigger_config, updated_at=now_ms()
