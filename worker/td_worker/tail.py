@@ -208,12 +208,24 @@ class Tail:
             if waiter.future.cancelled() or waiter.future.exception() is not None:
                 return
             record = waiter.future.result()
-            behind = [kept for kept in self._buffer if kept.seq_num > record.seq_num]
-            ahead = [kept for kept in self._buffer if kept.seq_num < record.seq_num]
-            self._buffer = deque([*ahead, record, *behind])
+            self._keep([record])
             if self._taken == record.seq_num:
                 self._taken = waiter.cursor_before
             self._serve_waiters()
+
+    async def restore(self, records: list[Record]) -> None:
+        """Have these handed out once more: who took them leaves, and has not dealt with them."""
+        async with self._turn:
+            self._keep(records)
+            numbers = {record.seq_num for record in records}
+            while self._taken is not None and self._taken in numbers:
+                self._taken = self._taken - 1 if self._taken > 0 else None
+            self._serve_waiters()
+
+    def _keep(self, records: list[Record]) -> None:
+        """Put records that were taken back into their places in the buffer."""
+        kept = {record.seq_num: record for record in (*self._buffer, *records)}
+        self._buffer = deque(kept[number] for number in sorted(kept))
 
     async def _add(self, handler: Handler) -> None:
         async with self._turn:

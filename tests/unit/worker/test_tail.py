@@ -13,6 +13,7 @@ import pytest
 from httpx_sse import ServerSentEvent
 from structlog.testing import capture_logs
 
+from td_worker.chat.session import MainChannel
 from td_worker.control_plane import SseBody
 from td_worker.errors import SessionReadError
 from td_worker.tail import Record, Tail, Waiter, parse_twice
@@ -274,6 +275,35 @@ async def test_an_interruption_reaches_later_waits_too(here: Here, tail: Tail):
     await here.settle()
 
     assert isinstance(waiter.future.exception(timeout=0), asyncio.CancelledError)
+
+
+async def test_who_leaves_gives_back_what_it_has_not_dealt_with(here: Here, tail: Tail):
+    """Restored records are handed out once more, in their order, and count as taken no longer."""
+    waiters = [tail.take() for _ in range(3)]
+    await here.settle()
+    await dispatch(tail, *(record(seq) for seq in range(4)))
+    assert [waiter.future.result(timeout=0).seq_num for waiter in waiters] == [0, 1, 2]
+    await tail.restore([record(1), record(2)])
+
+    assert tail.last_taken == 0
+    assert [await took(here, tail.take()) for _ in range(3)] == [1, 2, 3]
+
+
+async def test_a_reader_of_a_chat_that_is_cancelled_loses_nothing(here: Here, tail: Tail):
+    """A record that was handed out and not looked at when its reader ends waits for the next."""
+    channel: Any = MainChannel.__new__(MainChannel)
+    channel._tail = tail
+    reading = asyncio.ensure_future(anext(channel.records(None)))
+    await asyncio.sleep(0)
+    await here.settle()
+    await tail.dispatch(record(0))
+    reading.cancel()
+    await asyncio.wait({reading})
+    await here.settle()
+
+    assert reading.cancelled()
+    assert tail.last_taken is None
+    assert tail.peek() == record(0)
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,9 @@ async def bind(chat_id: str) -> AsyncIterator[BoundChat]:
     Serve a chat inside any task, with a loop of your own.
 
     Inside the block `chat.response`, `chat.stream`, `chat.messages` and the stop signal are that
-    chat's. What is accepted by its end is still sent. A message that the block has read and nobody
-    has taken is not there for another block of the same attempt: make one for all of them.
+    chat's. What is accepted by its end is still sent, and a message that nobody has taken by then
+    is there for the next block of the same attempt. Two blocks at the same time would take each
+    other's messages: make one for all of them.
 
     ```python
     async def announce(payload):

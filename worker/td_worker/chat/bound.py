@@ -16,6 +16,7 @@ from td_worker.chat.turn import Turn
 from td_worker.context import Execution
 from td_worker.errors import NotInChatError
 from td_worker.session_calls import ChannelSide
+from td_worker.tail import Record
 
 __all__ = ["BoundChat", "ChatSession", "bound_chat", "served_chat", "serving"]
 
@@ -34,8 +35,12 @@ class ChatSession(Protocol):
         """Return what the last turn left on `out`, None before the first."""
         ...
 
-    def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
-        """Yield number and data of each record of `in` behind `after`, for ever."""
+    def records(self, after: int | None) -> AsyncIterator[Record]:
+        """Yield each record of `in` behind `after`, for ever."""
+        ...
+
+    async def give_back(self, records: list[Record]) -> None:
+        """Leave records that were read, and not dealt with, to the next reader."""
         ...
 
     async def access_token(self, ttl: float) -> str | None:

@@ -300,6 +300,8 @@ def _log_failed_observing(chat_id: str, observing: Future[None]) -> None:
 def _tell(
     handler: Callable[[ChatPayload], object], payload: ChatPayload, answer: Future[bool]
 ) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return  # the chat was left: the message goes to whoever serves it next
     taken = False
     try:
         taken = handler(payload) is True

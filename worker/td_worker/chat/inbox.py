@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from td_worker.chat.payload import ChatPayload, InputRecord
+from td_worker.tail import Record
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Pending:
     """A stop came right behind it, before its turn had begun."""
     problem: str | None = None
     """Why it cannot be understood: its turn fails, for its client waits for the end of one."""
+    origin: Record | None = None
+    """What it was read from; None for the message that came with the run's payload."""
 
 
 class Inbox:
@@ -76,7 +79,9 @@ class Inbox:
 
         return seq
 
-    def receive(self, seq: int, record: InputRecord, *, in_turn: bool) -> bool:
+    def receive(
+        self, seq: int, record: InputRecord, *, in_turn: bool, origin: Record | None = None
+    ) -> bool:
         """
         Take a record in.
 
@@ -84,6 +89,7 @@ class Inbox:
             seq: Its number.
             record: What it means.
             in_turn: Whether a turn is under way.
+            origin: What it was read from, for `leave`.
 
         Returns:
             Whether the turn under way is to stop.
@@ -93,7 +99,9 @@ class Inbox:
         self._received = seq
         if record.kind == "message":
             payload = record.payload or ChatPayload()
-            self._pending.append(Pending(seq=seq, payload=payload, problem=record.problem))
+            self._pending.append(
+                Pending(seq=seq, payload=payload, problem=record.problem, origin=origin)
+            )
             return False
         if record.kind != "stop" or self._was_applied(seq):
             return False
@@ -129,6 +137,13 @@ class Inbox:
         """Take one out of its order; nothing happens when it is gone."""
         if pending in self._pending:
             self._pending.remove(pending)
+
+    def leave(self) -> list[Record]:
+        """Forget all that wait; return what they were read from, in order."""
+        left = [pending.origin for pending in self._pending if pending.origin is not None]
+        self._pending.clear()
+
+        return left
 
     def _was_applied(self, seq: int) -> bool:
         return self._applied_before is not None and seq <= self._applied_before

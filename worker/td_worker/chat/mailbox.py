@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -20,6 +20,7 @@ from td_worker.chat.inbox import Inbox, Pending
 from td_worker.chat.payload import ChatPayload, InputRecord, parse_input
 from td_worker.chat.stop import StopSignal
 from td_worker.errors import ControlPlaneError
+from td_worker.tail import Record
 
 log = structlog.get_logger()
 
@@ -53,8 +54,12 @@ class Incoming(Protocol):
         """Return what the last turn left on `out`, None before the first."""
         ...
 
-    def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
-        """Yield number and data of each record behind `after`, for ever."""
+    def records(self, after: int | None) -> AsyncIterator[Record]:
+        """Yield each record behind `after`, for ever."""
+        ...
+
+    async def give_back(self, records: list[Record]) -> None:
+        """Leave records that were read, and not dealt with, to the next reader."""
         ...
 
     async def access_token(self, ttl: float) -> str | None:
@@ -108,11 +113,14 @@ class Mailbox:
             return last
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Listen no more; what waits is left to the next block that serves this chat."""
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait({self._listening})
         self._error = asyncio.CancelledError("the chat was left")
+        self._arrived.set()
+        if left := self._inbox.leave():
+            await self._incoming.give_back(left)
 
     async def put(self, payload: ChatPayload) -> None:
         """Have the message of the run's own payload answered first."""
@@ -233,21 +241,26 @@ class Mailbox:
 
     async def _listen(self, after: int | None) -> None:
         try:
-            async for seq, data in self._incoming.records(after):
-                await self._receive(seq, parse_input(data))
+            async for record in self._incoming.records(after):
+                await self._receive(record, parse_input(record.data))
         # Also of a cancellation, by which an attempt ends: a plain `def` task waits in a thread.
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             self._error = error
             self._arrived.set()
 
-    async def _receive(self, seq: int, record: InputRecord) -> None:
+    async def _receive(self, origin: Record, record: InputRecord) -> None:
+        seq = origin.seq_num
         if record.problem is not None:
             log.warning("chat.input_ignored", chat_id=self._chat_id, seq=seq, reason=record.problem)
         payload = record.payload
-        if payload is not None and self._offers and await _is_taken(list(self._offers), payload):
-            self._inbox.skip(seq)
-            return
-        if self._inbox.receive(seq, record, in_turn=self._turn is not None):
+        try:
+            if payload is not None and await _is_taken(list(self._offers), payload):
+                self._inbox.skip(seq)
+                return
+        except asyncio.CancelledError:  # the chat is left, and nobody has said yet that he takes it
+            self._inbox.receive(seq, record, in_turn=False, origin=origin)
+            raise
+        if self._inbox.receive(seq, record, in_turn=self._turn is not None, origin=origin):
             self._stop_turn(record)
         if record.kind == "stop":
             for signal in self._signals:
@@ -261,6 +274,8 @@ class Mailbox:
 
 
 async def _is_taken(offers: list[Offer], payload: ChatPayload) -> bool:
+    if not offers:
+        return False
     answers = await asyncio.gather(
         *(asyncio.wrap_future(offer(payload)) for offer in offers), return_exceptions=True
     )

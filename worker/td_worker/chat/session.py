@@ -15,6 +15,7 @@ from td_worker.context import Execution
 from td_worker.control_plane import MAIN_CHANNEL
 from td_worker.encoding import encode_json
 from td_worker.errors import ControlPlaneError
+from td_worker.input_calls import taking
 from td_worker.session_calls import ChannelSide, Control, session_path
 from td_worker.tail import Record
 
@@ -51,14 +52,19 @@ class MainChannel:
 
         return found
 
-    async def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
-        """Yield number and data of each record of `in` behind `after`, for ever."""
+    async def records(self, after: int | None) -> AsyncIterator[Record]:
+        """Yield each record of `in` behind `after`, for ever."""
         if after is not None:
             self._tail.resume_after(after)
         while True:
             waiter = self._tail.take()
-            record = await asyncio.wrap_future(waiter.future)
-            yield record.seq_num, record.data
+            with taking(self._tail, waiter):
+                record = await asyncio.wrap_future(waiter.future)
+            yield record
+
+    async def give_back(self, records: list[Record]) -> None:
+        """Leave records to whoever reads `in` next in this attempt."""
+        await self._tail.restore(records)
 
     async def access_token(self, ttl: float) -> str | None:
         """Return a fresh public access token for its client, valid `ttl` seconds."""

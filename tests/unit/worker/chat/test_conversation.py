@@ -433,6 +433,27 @@ async def test_messages_may_be_taken_by_a_turn(platform: FakePlatform):
     assert platform.sessions.chunks("c") == ["a", "b?", "c"]
 
 
+async def test_a_block_gets_what_the_one_before_it_has_left(platform: FakePlatform):
+    """What a block has read and nobody has taken is there for the next of the same attempt."""
+    for text in "abc":
+        platform.sessions.send("c", _message(text))
+    was_read = asyncio.Event()
+
+    def note(payload: chat.ChatPayload) -> None:
+        if (payload.message or {}).get("id") == "c":
+            was_read.set()
+
+    with platform.execution():
+        async with chat.bind("c"):
+            first = (await chat.messages.once(timeout=30)).unwrap()
+            chat.messages.on(note)
+            await was_read.wait()
+        async with chat.bind("c"):
+            rest = [(await chat.messages.once(timeout=30)).unwrap() for _ in range(2)]
+
+    assert [payload.message["id"] for payload in (first, *rest)] == ["a", "b", "c"]
+
+
 async def test_a_handler_that_sees_nothing_is_told_in_the_log(
     platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ):

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from typing import Any
 
 import pytest
 
 from td_worker.chat.mailbox import LastTurn, Mailbox
+from td_worker.chat.payload import ChatPayload
 from td_worker.errors import SessionReadError
+from td_worker.tail import Record
 
 
 class _Incoming:
     """The `in` of a chat to which a test sends."""
 
     def __init__(self) -> None:
-        self.sent: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+        self.sent: asyncio.Queue[Record] = asyncio.Queue()
+        self.given_back: list[Record] = []
+
+    async def give_back(self, records: list[Record]) -> None:
+        self.given_back += records
 
     async def last_turn(self) -> LastTurn | None:
         return None
 
-    async def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
+    async def records(self, after: int | None) -> AsyncIterator[Record]:
         assert after is None
         while True:
             yield await self.sent.get()
@@ -33,7 +38,8 @@ class _Incoming:
 
     def send(self, seq: int) -> None:
         payload = {"trigger": "submit-message", "messageId": str(seq)}
-        self.sent.put_nowait((seq, {"kind": "message", "payload": payload}))
+        data = {"kind": "message", "payload": payload}
+        self.sent.put_nowait(Record(seq_num=seq, data=data, timestamp=seq))
 
 
 async def test_who_gets_no_message_waits_on():
@@ -76,7 +82,7 @@ class _Failing(_Incoming):
         super().__init__()
         self.asked: list[int | None] = []
 
-    async def records(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
+    async def records(self, after: int | None) -> AsyncIterator[Record]:
         self.asked.append(after)
         if len(self.asked) == 1:
             yield await self.sent.get()
@@ -136,3 +142,33 @@ def _refuse(arrived: asyncio.Event) -> Future[bool]:
     answer.set_result(False)
 
     return answer
+
+
+async def test_what_nobody_took_is_given_back():
+    """At its end a mailbox gives back what waits, and what is being offered."""
+    incoming = _Incoming()
+    mailbox = Mailbox(incoming, chat_id="c")
+    offered = asyncio.Event()
+
+    def refuse_the_first(payload: ChatPayload) -> Future[bool]:
+        return _refuse(asyncio.Event()) if payload.message_id == "1" else _hesitate(offered)
+
+    incoming.send(0)
+    assert await mailbox.once(None) is not None
+    await mailbox.observe(refuse_the_first)
+    incoming.send(1)
+    incoming.send(2)
+    await offered.wait()
+    await mailbox.close()
+
+    assert [(record.seq_num, record.timestamp) for record in incoming.given_back] == [
+        (1, 1),
+        (2, 2),
+    ]
+    assert not mailbox.waits()
+
+
+def _hesitate(offered: asyncio.Event) -> Future[bool]:
+    offered.set()
+
+    return Future()
