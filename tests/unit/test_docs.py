@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from td_runtime.cli.app import app
+from td_runtime.cli.app import make_app
 from td_runtime.cli.platform import FaultKind
 from td_runtime.errors import ExitCode
 
@@ -31,7 +31,7 @@ def _leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(below, f"{name} {word}".strip())
 
 
-COMMANDS = dict(_leaves(typer.main.get_command(app)))
+COMMANDS = dict(_leaves(typer.main.get_command(make_app())))
 
 
 def _sections() -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_each_option_and_argument_is_documented(name: str) -> None:
 def test_options_of_all_commands_are_documented() -> None:
     """The reference's opening names what every command, or td-runtime itself, takes."""
     opening = REFERENCE.read_text("utf-8").split("\n## ")[0]
-    top = {word for p in typer.main.get_command(app).params for word in p.opts}
+    top = {word for p in typer.main.get_command(make_app()).params for word in p.opts}
 
     assert {word for word in top | {"--config", "-c", "-h"} if f"`{word}" not in opening} == set()
 

@@ -1,40 +1,67 @@
-"""The commands, put together."""
+"""The commands, put together: all of them for help, and only the one that is called otherwise."""
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
-from td_runtime.cli import (
-    check,
-    credentials,
-    env,
-    platform,
-    run,
-    runs,
-    schedules,
-    start,
-    status,
-    stop,
-    store,
-    streams,
-    tasks,
-    trigger,
-)
 from td_runtime.errors import ExitCode
 
-__all__ = ["app"]
+__all__ = ["COMMANDS", "make_app"]
+
+COMMANDS: Final = {
+    "start": "start:start",
+    "run": "run:run",
+    "trigger": "trigger:trigger",
+    "check": "check:check",
+    "status": "status:status",
+    "stop": "stop:stop",
+    "drain": "stop:drain",
+    "env": "env:env",
+    "runs": "runs:app",
+    "tasks": "tasks:app",
+    "schedules": "schedules:app",
+    "streams": "streams:app",
+    "credentials": "credentials:app",
+    "store": "store:app",
+    "platform": "platform:app",
+}
+"""Where each command is, in the order of the help: `module:function`, or `module:app` of several."""
 
 _EXIT_CODES = "  \n".join(f"{int(code)}  {code.description}" for code in ExitCode)
 
-app = typer.Typer(
-    name="td-runtime",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run Python tasks that write to Trigger.dev realtime streams.",
-    epilog=f"**Exit codes**  \n{_EXIT_CODES}",
-)
+
+def make_app(only: str | None = None) -> typer.Typer:
+    """Return the command line.
+
+    Args:
+        only: The command that is called: the others are left out, since to import and describe
+            them takes longer than a light command does. None: all.
+    """
+    app = typer.Typer(
+        name="td-runtime",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Run Python tasks that write to Trigger.dev realtime streams.",
+        epilog=f"**Exit codes**  \n{_EXIT_CODES}",
+    )
+    app.callback()(_options)
+    for name, place in COMMANDS.items():
+        if only in {None, name}:
+            _add(app, name, place)
+
+    return app
+
+
+def _add(app: typer.Typer, name: str, place: str) -> None:
+    module, _, attribute = place.partition(":")
+    command = getattr(import_module(f"td_runtime.cli.{module}"), attribute)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,7 +72,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -53,23 +79,3 @@ def _options(
     ] = False,
 ) -> None:
     """Run Python tasks that write to Trigger.dev realtime streams."""
-
-
-app.command("start")(start.start)
-app.command("run")(run.run)
-
-app.command("trigger")(trigger.trigger)
-app.command("check")(check.check)
-app.command("status")(status.status)
-app.command("stop")(stop.stop)
-app.command("drain")(stop.drain)
-app.command("env")(env.env)
-
-
-app.add_typer(runs.app, name="runs")
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(schedules.app, name="schedules")
-app.add_typer(streams.app, name="streams")
-app.add_typer(credentials.app, name="credentials")
-app.add_typer(store.app, name="store")
-app.add_typer(platform.app, name="platform")
