@@ -49,6 +49,13 @@ class RunReader(Protocol):
         """Return the runs with these ids in the order asked for; unknown ids are left out."""
         ...
 
+    async def are_finished(self, run_ids: Sequence[str]) -> bool:
+        """Return whether all of these have their outcome; unknown ids do.
+
+        Nothing that may be large is read, and others get their turn while many ids are looked at.
+        """
+        ...
+
     async def tree(self, root_id: str) -> list[Run]:
         """Return a root run and everything below it, in the order of acceptance."""
         ...

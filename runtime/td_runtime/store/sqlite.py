@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -10,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
 
 from td_runtime.store import sqlite_text as sql
 from td_runtime.store.group_commit import GroupCommit
@@ -41,6 +44,7 @@ from td_runtime.store.sqlite_rows import encode_error, runs, summaries, to_run
 __all__ = ["SqliteRunReader", "SqliteRunStore"]
 
 _DUE_AT_ONCE = 256
+_IDS_AT_ONCE = 500
 _Values = tuple[Any, ...] | dict[str, Any]
 
 
@@ -91,6 +95,16 @@ class SqliteRunReader:
         rows = [self._one(sql.SELECT_BY_ID, (run_id,)) for run_id in run_ids]
 
         return [to_run(row) for row in rows if row is not None]
+
+    async def are_finished(self, run_ids: Sequence[str]) -> bool:
+        """Return whether all of these have their outcome; unknown ids do."""
+        for start in range(0, len(run_ids), _IDS_AT_ONCE):
+            ids = msgspec.json.encode(run_ids[start : start + _IDS_AT_ONCE])
+            if self._one(sql.ONE_UNFINISHED, (ids.decode(),)) is not None:
+                return False
+            await asyncio.sleep(0)
+
+        return True
 
     async def tree(self, root_id: str) -> list[Run]:
         """Return a root run and everything below it, in the order of acceptance."""

@@ -46,6 +46,7 @@ __all__ = [
     "OF_KEY",
     "OF_QUEUE",
     "OLDEST_FINISHED",
+    "ONE_UNFINISHED",
     "PARENT",
     "PARK",
     "PARKED_KEYS",
@@ -451,6 +452,9 @@ SELECT (SELECT count(*) FROM runs INDEXED BY runs_ready WHERE {_READY})
      + (SELECT count(*) FROM runs INDEXED BY runs_aside WHERE {_ASIDE})
      + (SELECT count(*) FROM runs INDEXED BY runs_later WHERE {_LATER})
      + (SELECT count(*) FROM runs INDEXED BY runs_in_hand WHERE {_IN_HAND})
+"""
+ONE_UNFINISHED = f"""
+SELECT 1 FROM runs WHERE id IN (SELECT value FROM json_each(?)) AND NOT ({_FINISHED}) LIMIT 1
 """
 IDS_FROM = "SELECT id FROM runs WHERE id >= ? ORDER BY id LIMIT ?"
 SEQ_FROM_ID = "SELECT seq FROM runs WHERE id >= ? ORDER BY id LIMIT 1"

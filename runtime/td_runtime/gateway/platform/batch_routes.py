@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -30,6 +31,14 @@ RUNS_MAX: Final = 100_000
 GROUP_RUNS: Final = 100
 GROUP_BYTES: Final = 4 * 1024 * 1024
 """Lines are handed on in groups: as many, or as large."""
+RESULTS_BYTES_MAX: Final = 64 * 1024 * 1024
+TOO_MANY_RESULTS: Final = json_reply(
+    413,
+    {
+        "error": f"The batch's outputs have more than {RESULTS_BYTES_MAX // 1024**2} MiB in all; "
+        "ask for those of its runs one by one: GET /api/v1/runs/<run>/result"
+    },
+)
 
 
 @dataclass(slots=True)
@@ -157,8 +166,7 @@ class BatchRoutes:
     async def retrieve(self, exchange: Exchange, batch_id: str) -> Reply:
         """GET batches/<id>."""
         batch, run_ids = self._readable(exchange, batch_id)
-        runs = await self._find(run_ids)
-        is_done = len(run_ids) == batch.run_count and all(run.status.is_finished for run in runs)
+        is_done = len(run_ids) == batch.run_count and await self._are_finished(run_ids)
         created_at = run_shapes.show_time(batch.created_at / 1000)
         document: dict[str, object] = {
             "id": batch.id,
@@ -175,10 +183,15 @@ class BatchRoutes:
         return json_reply(200, document)
 
     async def results(self, exchange: Exchange, batch_id: str) -> Reply:
-        """GET batches/<id>/results: of the runs that have ended."""
+        """GET batches/<id>/results: of the runs that have ended, unless they are too large."""
         _, run_ids = self._readable(exchange, batch_id)
-        finished = [run for run in await self._find(run_ids) if run.status.is_finished]
-        items = [run_shapes.show_result(run) for run in finished]
+        items: list[dict[str, Any]] = []
+        size = 0
+        async for run in self._walk(run_ids):
+            size += len(run.output or b"")
+            if size > RESULTS_BYTES_MAX:
+                return TOO_MANY_RESULTS
+            items.append(run_shapes.show_result(run))
 
         return json_reply(200, {"id": batch_id, "items": items})
 
@@ -207,10 +220,21 @@ class BatchRoutes:
         run_ids = (await self._link.trigger(group.items)).run_ids
         await self._batches.add(batch.id, dict(zip(group.indexes, run_ids, strict=True)))
 
-    async def _find(self, run_ids: Iterable[str]) -> list[Run]:
+    async def _are_finished(self, run_ids: list[str]) -> bool:
         reader = self._runs.reader()
 
-        return [] if reader is None else await reader.get_many(run_ids)
+        return reader is None or await reader.are_finished(run_ids)
+
+    async def _walk(self, run_ids: Iterable[str]) -> AsyncIterator[Run]:
+        """Yield the runs that have ended; one at a time, so that all others get their turn."""
+        reader = self._runs.reader()
+        if reader is None:
+            return
+        for run_id in run_ids:
+            run = await reader.get(run_id)
+            if run is not None and run.status.is_finished:
+                yield run
+            await asyncio.sleep(0)
 
 
 def _with_key(item: BatchItem, batch: Batch, index: int) -> TriggerItem:
