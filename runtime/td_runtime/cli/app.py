@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "store": "store:app",
     "platform": "platform:app",
 }
-"""Where each command is, in the order of the help: `module:function`, or `module:app` of several."""
+"""Where each command is, in the order of the help: `module:function`, or `module:app` of many."""
 
 _EXIT_CODES = "  \n".join(f"{int(code)}  {code.description}" for code in ExitCode)
 
