@@ -22,8 +22,11 @@ log = structlog.get_logger()
 _decoder: Final = msgspec.msgpack.Decoder(Request)
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
-Handler = Callable[[Request, str, Callable[[msgspec.Struct], None]], None]
-"""Takes a request, who asks in words, and a function that sends the answer, at once or later."""
+Handler = Callable[[Request, str, Callable[[msgspec.Struct], None]], Callable[[], object] | None]
+"""Takes a request, who asks in words, and a function that sends the answer, at once or later.
+
+Returns what is to be called when the client hangs up, if its answer is then of no use.
+"""
 
 _NAME_LENGTH: Final = 100
 
@@ -94,9 +97,10 @@ class ControlServer:
     def _serve(self, sock: socket.socket, where: str) -> None:
         asks = f"client ({where})"
         refusal: Refused | None = _NO_HELLO
+        withdraw: Callable[[], object] | None = None
 
         def receive(request: Request) -> None:
-            nonlocal asks, refusal
+            nonlocal asks, refusal, withdraw
             if isinstance(request, Hello):
                 asks = f"{request.name[:_NAME_LENGTH]} ({where})"
                 refusal = _find_refusal(request)
@@ -104,13 +108,18 @@ class ControlServer:
             elif refusal is not None:
                 client.send(refusal)
             else:
-                self._handler(request, asks, client.send)
+                withdraw = self._handler(request, asks, client.send)
+
+        def closed(_: Exception | None) -> None:
+            self._clients.discard(client)
+            if withdraw is not None:
+                withdraw()
 
         client: Channel[Request] = Channel(
             sock,
             decoder=_decoder,
             on_message=receive,
-            on_closed=lambda _: self._clients.discard(client),
+            on_closed=closed,
             loop=self._loop,
             limit=MAX_CONTROL_FRAME,
         )

@@ -22,6 +22,7 @@ from td_runtime.control_messages import (
     StopRuntime,
     TasksView,
     TaskView,
+    WaitForRun,
 )
 from td_runtime.dispatch import Dispatcher
 from td_runtime.errors import TdRuntimeError
@@ -77,17 +78,25 @@ class Requests:
             StopRuntime: self._stop_runtime,
         }
 
-    def answer(self, request: Request, by: str, send: Callable[[msgspec.Struct], None]) -> None:
+    def answer(
+        self, request: Request, by: str, send: Callable[[msgspec.Struct], None]
+    ) -> Callable[[], object] | None:
         """Carry out *request*; *send* is called with its answer, at once or later.
 
         Args:
             request: What is asked for.
             by: Who asks, in words.
             send: Takes the answer.
+
+        Returns:
+            What ends a request that does nothing but wait; None for one that is to be carried out
+            whether somebody hears of it or not.
         """
         task = asyncio.get_running_loop().create_task(self._answer(request, by, send))
         self._under_way.add(task)
         task.add_done_callback(self._done)
+
+        return task.cancel if isinstance(request, WaitForRun) else None
 
     def reload(self, limits: LimitsConfig) -> None:
         """Refuse by these limits from now on."""

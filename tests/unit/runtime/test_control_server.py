@@ -27,9 +27,13 @@ class Listening:
         self.loop = asyncio.get_running_loop()
         self.server = ControlServer(self.data_dir, self.handle, self.loop)
         self.client = socket.socket(socket.AF_UNIX)
+        self.hung_up = asyncio.Event()
 
-    def handle(self, _: Request, __: str, send: Callable[[msgspec.Struct], None]) -> None:
+    def handle(
+        self, _: Request, __: str, send: Callable[[msgspec.Struct], None]
+    ) -> Callable[[], None]:
         send(Done())
+        return self.hung_up.set
 
     async def call(self) -> None:
         self.client.setblocking(False)
@@ -66,6 +70,18 @@ async def test_nobody_is_heard_without_a_hello(listening: Listening, first: Hell
     assert isinstance(await listening.ask(GetStatus()), Refused)
     assert isinstance(await listening.ask(Hello()), Hello)
     assert isinstance(await listening.ask(GetStatus()), Done)
+
+
+async def test_a_client_that_hangs_up_withdraws_its_request(listening: Listening) -> None:
+    """What nobody waits for any more is told so."""
+    await listening.call()
+    await listening.ask(Hello())
+    await listening.ask(GetStatus())
+    assert not listening.hung_up.is_set()
+
+    listening.client.close()
+
+    await asyncio.wait_for(listening.hung_up.wait(), 10)
 
 
 async def test_no_descriptor_left_makes_no_storm(

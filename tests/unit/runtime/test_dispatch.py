@@ -14,7 +14,9 @@ import structlog
 
 from td_runtime.ahead import Ahead
 from td_runtime.config import LimitsConfig, TaskConfig
+from td_runtime.control_messages import TriggerRuns, WaitForRun
 from td_runtime.dispatch import Dispatcher
+from td_runtime.requests import Requests
 from td_runtime.store import open_store
 from td_runtime.workers import HeldRun
 from td_worker.messages import (
@@ -170,6 +172,34 @@ async def test_watchers_are_forgotten(runtime: Runtime) -> None:
 
     assert len(await waiting) == 2
     assert len(runtime.dispatcher._watchers) == 0
+
+
+async def test_a_wait_is_dropped_with_its_client(runtime: Runtime) -> None:
+    """Nothing is kept for who hung up on a run that may never end; a trigger is carried out."""
+    requests = Requests(
+        runtime.store,
+        runtime.dispatcher,
+        limits=LimitsConfig(),
+        tasks=tuple,
+        status=lambda _: pytest.fail("nobody asked"),
+        stop=lambda _, __: pytest.fail("nobody asked"),
+        on_failed=runtime.failures.append,
+    )
+    answers: list[Any] = []
+    run_id = await runtime.accept()
+    hang_up = requests.answer(WaitForRun(run_id=run_id), "a test", answers.append)
+    while not len(runtime.dispatcher._watchers):
+        await asyncio.sleep(0)
+
+    assert hang_up is not None
+    hang_up()
+    await requests.settled()
+    assert (len(runtime.dispatcher._watchers), answers) == (0, [])
+
+    trigger = TriggerRuns(items=[TriggerItem(task="a")])
+    assert requests.answer(trigger, "a test", answers.append) is None
+    await requests.settled()
+    assert len(answers) == 1
 
 
 async def test_a_cancel_reaches_the_worker_that_has_the_run(runtime: Runtime) -> None:
