@@ -25,6 +25,7 @@ __all__ = [
     "accepted_documents",
     "finish",
     "new_document",
+    "outcome_of",
     "print_document",
     "print_outcome",
     "run_document",
@@ -115,6 +116,19 @@ def wait_for(client: ControlClient, run_id: str, *, timeout: float | None = None
             where=run_id,
             advice="Once it is started again the run goes on, and can be waited for again.",
         ) from error
+
+
+def outcome_of(client: ControlClient, accepted: Accepted) -> dict[str, Any]:
+    """Return how the one run that was just accepted ends; raises as :func:`wait_for`.
+
+    One that a key has led to may be `DELETED`, as in :func:`accepted_documents`.
+    """
+    try:
+        return run_document(wait_for(client, accepted.run_ids[0]))
+    except ControlRefusedError as error:
+        if error.code != "unknown_run" or accepted.created[0]:
+            raise
+        return _document(accepted.run_ids[0], "DELETED")
 
 
 def finish(documents: list[dict[str, Any]]) -> None:

@@ -22,6 +22,7 @@ from td_runtime.cli.outcomes import (
     accepted_documents,
     finish,
     new_document,
+    outcome_of,
     print_document,
     run_document,
     wait_for,
@@ -141,7 +142,7 @@ def _trigger_one(config: Config, item: TriggerItem, *, wait: bool, json: bool) -
     with connect(config) as client, explained(config):
         accepted = _ask(client, config, item)
         if wait:
-            document = run_document(wait_for(client, accepted.run_ids[0]))
+            document = outcome_of(client, accepted)
         else:
             (document,) = accepted_documents(client, accepted, run_at=item.run_at)
     print_document(document, json=json)
