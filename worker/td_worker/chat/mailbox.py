@@ -91,6 +91,9 @@ class Mailbox:
         self._listening: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._error: BaseException | None = None
+        # A record must not come in between what a new observer is shown and the place it then gets:
+        # he would never see it.
+        self._dealing = asyncio.Lock()
 
     async def open(self) -> LastTurn | None:
         """Find where the last turn has left off, and listen from there; once.
@@ -177,10 +180,11 @@ class Mailbox:
     async def observe(self, offer: Offer) -> None:
         """Show `offer` every message that waits or comes; one that it takes gets no turn."""
         await self.open()
-        for pending in self._inbox.waiting():
-            if pending.problem is None and await _is_taken([offer], pending.payload):
-                self._inbox.remove(pending)
-        self._offers.append(offer)
+        async with self._dealing:
+            for pending in self._inbox.waiting():
+                if pending.problem is None and await _is_taken([offer], pending.payload):
+                    self._inbox.remove(pending)
+            self._offers.append(offer)
 
     async def ignore(self, offer: Offer) -> None:
         """Show `offer` nothing more."""
@@ -252,14 +256,18 @@ class Mailbox:
         seq = origin.seq_num
         if record.problem is not None:
             log.warning("chat.input_ignored", chat_id=self._chat_id, seq=seq, reason=record.problem)
-        payload = record.payload
         try:
-            if payload is not None and await _is_taken(list(self._offers), payload):
-                self._inbox.skip(seq)
-                return
+            async with self._dealing:
+                if record.payload is None or not await _is_taken(self._offers, record.payload):
+                    self._put_in(origin, record)
+                else:
+                    self._inbox.skip(seq)
         except asyncio.CancelledError:  # the chat is left, and nobody has said yet that he takes it
             self._inbox.receive(seq, record, in_turn=False, origin=origin)
             raise
+
+    def _put_in(self, origin: Record, record: InputRecord) -> None:
+        seq = origin.seq_num
         if self._inbox.receive(seq, record, in_turn=self._turn is not None, origin=origin):
             self._stop_turn(record)
         if record.kind == "stop":

@@ -144,6 +144,38 @@ def _refuse(arrived: asyncio.Event) -> Future[bool]:
     return answer
 
 
+async def test_a_new_observer_sees_what_comes_while_he_looks():
+    """A message that comes while an observer is shown those that wait is shown to him as well."""
+    incoming = _Incoming()
+    mailbox = Mailbox(incoming, chat_id="c")
+    assert await mailbox.once(0) is None
+    incoming.send(0)
+    while not mailbox.waits():
+        await asyncio.sleep(0)
+    shown: asyncio.Queue[tuple[str | None, Future[bool]]] = asyncio.Queue()
+
+    def note(payload: ChatPayload) -> Future[bool]:
+        answer: Future[bool] = Future()
+        shown.put_nowait((payload.message_id, answer))
+        return answer
+
+    observing = asyncio.create_task(mailbox.observe(note))
+    numbers: list[str | None] = []
+    async with asyncio.timeout(60):
+        for seq in range(1, 3):
+            number, answer = await shown.get()
+            numbers.append(number)
+            incoming.send(seq)
+            for _ in range(10):  # it is read before the observer has answered
+                await asyncio.sleep(0)
+            answer.set_result(False)
+        await observing
+        numbers.append((await shown.get())[0])
+    await mailbox.close()
+
+    assert numbers == ["0", "1", "2"]
+
+
 async def test_what_nobody_took_is_given_back():
     """At its end a mailbox gives back what waits, and what is being offered."""
     incoming = _Incoming()
