@@ -39,11 +39,11 @@ def request(
     )
 
 
-def open_channel(gateway: GatewayProcess, session: str, io: str = "out") -> Stream:
-    """A channel as its owner sees it in the stream store."""
-    answer = request(gateway, "PUT", session, io)
+def mint(gateway: GatewayProcess, session: str, io: str, **headers: str) -> Stream:
+    """A channel as the holder of a credential has it in the stream store."""
+    answer = request(gateway, "PUT", session, io, headers=headers)
     assert answer.status_code == 202, answer.text
-    stream = Stream(
+    return Stream(
         url=f"{answer.headers['x-s2-endpoint']}/streams/"
         + quote(answer.headers["x-s2-stream-name"], safe=""),
         headers={
@@ -51,7 +51,11 @@ def open_channel(gateway: GatewayProcess, session: str, io: str = "out") -> Stre
             "s2-basin": answer.headers["x-s2-basin"],
         },
     )
-    return as_owner(gateway, stream)
+
+
+def open_channel(gateway: GatewayProcess, session: str, io: str = "out") -> Stream:
+    """A channel as its owner sees it in the stream store."""
+    return as_owner(gateway, mint(gateway, session, io))
 
 
 def chunk(n: int) -> dict[str, Any]:
@@ -105,6 +109,17 @@ def test_only_the_secret_key_initializes_out(gateway: GatewayProcess) -> None:
     assert [a.status_code for a in (mine, out, other)] == [202, 403, 403]
     assert out.headers["content-type"].startswith("text/plain")
     assert other.json()["code"] == "unauthorized"
+
+
+def test_who_may_send_may_not_delete(gateway: GatewayProcess) -> None:
+    """A credential for `in` trims if the secret key minted it; a public token's only appends."""
+    trim = {"records": [{"body": "\0" * 8, "headers": [["", "trim"]]}]}
+    theirs = mint(gateway, "sender", "in", **bearer(gateway.secret_key, "write:sessions:sender"))
+    ours = mint(gateway, "sender", "in")
+
+    answers = [theirs.append("x"), theirs.post(trim), ours.post(trim)]
+
+    assert [answer.status_code for answer in answers] == [200, 403, 200]
 
 
 def test_an_id_that_only_we_could_have_given(gateway: GatewayProcess) -> None:

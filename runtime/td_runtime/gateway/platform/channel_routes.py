@@ -29,6 +29,7 @@ from td_runtime.gateway.platform.parts import Parts, new_part_id
 from td_runtime.gateway.platform.session_runs import SessionRuns
 from td_runtime.gateway.platform.sessions import Session, Sessions
 from td_runtime.gateway.platform.subscription import Subscriptions, parse_cursor, parse_wait
+from td_runtime.gateway.platform.tokens import SENDER_OPS, TOKEN_OPS
 from td_runtime.gateway.platform.waitpoints import Waitpoints
 
 PREFIX: Final = "/realtime/v1/sessions/"
@@ -142,7 +143,11 @@ class ChannelRoutes:
         if ended is not None:
             return text_reply(400, f"Cannot initialize a channel on {ended} session")
 
-        return await self._issuer.issue(slot=channel.slot(io), stream=channel.stream(io))
+        return await self._issuer.issue(
+            slot=channel.slot(io),
+            stream=channel.stream(io),
+            ops=TOKEN_OPS if caller.is_secret else SENDER_OPS,
+        )
 
     async def _append(
         self, exchange: Exchange, caller: Caller, ref: str, io: Io, name: str
