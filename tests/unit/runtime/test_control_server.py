@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -54,7 +54,7 @@ class Listening:
 
 
 @pytest.fixture(name="listening")
-async def _listening(tmp_path: Path) -> Iterator[Listening]:
+async def _listening(tmp_path: Path) -> AsyncIterator[Listening]:
     listening = Listening(tmp_path)
     yield listening
     listening.close()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from td_runtime import gateway_process
 from td_runtime.errors import TdRuntimeError, TooManyRestartsError
 from td_runtime.gateway_process import GatewayProcess
 
@@ -30,7 +29,7 @@ def test_a_restart_that_the_system_refuses_is_tried_again(monkeypatch: pytest.Mo
     def refuse(*_: object, **__: object) -> Any:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(gateway_process.subprocess, "Popen", refuse)
+    monkeypatch.setattr("td_runtime.gateway_process.subprocess.Popen", refuse)
     timers, given_up = Timers(), list[TdRuntimeError]()
     gateway = GatewayProcess(
         {},
