@@ -265,10 +265,11 @@ class HookPlaces(Rule[tuple[str, ...]]):
         )
 
     def read(self, value: object, site: Site) -> tuple[str, ...]:
-        places = value if isinstance(value, list) else [value]
-        for place in places:
+        places: list[str] = []
+        for place in value if isinstance(value, list) else [value]:
             if not isinstance(place, str) or not _HOOK_PLACE.fullmatch(place):
                 raise self.refuse()
+            places.append(place)
 
         return tuple(places)
 
