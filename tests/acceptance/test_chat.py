@@ -377,7 +377,7 @@ def test_chunk_that_is_too_large_fails_its_turn_alone(runtime: RuntimeProcess, h
 
     assert failed.chunks[-1]["type"] == "error"
     assert "over the realtime stream's per-record cap" in failed.chunks[-1]["errorText"]
-    assert runtime.find("chat.write_failed", chat_id=f"over-{how}")
+    assert runtime.event("chat.write_failed", chat_id=f"over-{how}")
     assert fine.text.startswith("fine|2|")
 
 

@@ -135,7 +135,7 @@ def test_a_run_that_does_not_end_in_time_starts_again(data_dir: Path) -> None:
         Reloadable(runtime).reload()
 
         assert runtime.output(run_id) == 2
-        (requeued,) = runtime.find("run.requeued", run_id=run_id)
+        requeued = runtime.event("run.requeued", run_id=run_id)
         assert requeued.get("error_message") is None
 
 

@@ -142,7 +142,7 @@ def test_time_is_over_for_a_run_that_holds_the_loop(data_dir: Path) -> None:
         assert outcome.error is not None
         assert (outcome.status, outcome.error.code) == ("TIMED_OUT", "MAX_DURATION_EXCEEDED")
         assert runtime.output(neighbour) == 2
-        assert runtime.find("run.requeued", run_id=neighbour)[0].get("error_message") is None
+        assert runtime.event("run.requeued", run_id=neighbour).get("error_message") is None
 
 
 def test_waiting_for_a_child_is_not_counted_as_time(data_dir: Path) -> None:
