@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
-from zoneinfo import ZoneInfo
 
 import msgspec
 import structlog
@@ -177,8 +176,3 @@ def _beginning(now: float) -> float:
 
 def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def local_iso(at: float, timezone: str) -> str:
-    """Return *at* as people of that zone write it, for tables."""
-    return datetime.fromtimestamp(at, ZoneInfo(timezone)).isoformat(timespec="minutes")

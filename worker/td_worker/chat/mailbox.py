@@ -196,11 +196,6 @@ class Mailbox:
         await self.open()
         self._signals.append(signal)
 
-    async def unwatch_stops(self, signal: StopSignal) -> None:
-        """Leave `signal` alone from now on."""
-        with contextlib.suppress(ValueError):
-            self._signals.remove(signal)
-
     async def cursor(self) -> int | None:
         """Return the number up to which everything is dealt with; None before the first."""
         return self._inbox.cursor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from td_sharedcache.slot import Slot
-from td_worker.context import Execution, RunInfo, try_current
+from td_worker.context import Execution, RunInfo
 from td_worker.errors import NotInTaskError, StreamKeyError
 
 DEFAULT_KEY = "default"
@@ -40,11 +40,6 @@ def run_slot(target: str | None, key: str, execution: Execution | None) -> Slot:
     run = execution.run if execution is not None else None
 
     return Slot.run(resolve_target(target, run), check_key(key))
-
-
-def current_slot(target: str | None, key: str) -> Slot:
-    """Return the slot of stream `key` of the run that `target` means for the calling task."""
-    return run_slot(target, key, try_current())
 
 
 def check_key(key: str) -> str:
