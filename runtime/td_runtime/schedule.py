@@ -69,6 +69,10 @@ class Schedule:
         """Return the first ticks after the epoch second `after`; fewer when there are no more."""
         return list(itertools.islice(self._after(after), count))
 
+    def ticks_as(self, other: Schedule) -> bool:
+        """Say whether it has the ticks of *other*, whatever becomes of those that are missed."""
+        return (self.pattern, self.timezone) == (other.pattern, other.timezone)
+
     def due(self, *, after: float, now: float) -> Due:
         """Return what is due at `now` when all ticks up to `after` are dealt with.
 

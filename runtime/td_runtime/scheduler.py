@@ -3,13 +3,16 @@
 A tick is dealt with in two steps: its run is accepted under a key that names the tick, then the
 tick is recorded. Whatever dies in between, the next supervisor finds the tick due again, asks for
 the same key and gets the run that is there: no tick is lost, and none runs twice.
+
+Where a task has no schedule any more, its record is deleted: should it have one again, under this
+supervisor or a later one, the ticks of the time without are nobody's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -53,6 +56,10 @@ class TickRecords(Protocol):
         """Keep that every tick of *task* up to *at* is dealt with."""
         ...
 
+    def forget_ticks(self, tasks: Collection[str]) -> Awaitable[None]:
+        """Delete the records of *tasks*."""
+        ...
+
 
 class Scheduler:
     """The schedules of one supervisor. All methods belong to its loop.
@@ -78,7 +85,7 @@ class Scheduler:
         self._clock = clock
         self._last: dict[str, float] = {}
         self._beginning: set[str] = set()
-        """Tasks that a reload gave a schedule: the ticks of the time without one are not theirs."""
+        """Tasks that a reload gave a schedule, or another: the ticks before it are not theirs."""
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -94,8 +101,12 @@ class Scheduler:
         self._last = await self._records.last_ticks()
 
     def reload(self, schedules: Mapping[str, Schedule]) -> None:
-        """Go on with other schedules; a task that is new to having one begins now."""
-        self._beginning |= schedules.keys() - self._schedules.keys()
+        """Go on with other schedules; a task that is new to having one, or this one, begins now."""
+        self._beginning |= {
+            task
+            for task, schedule in schedules.items()
+            if (before := self._schedules.get(task)) is None or not schedule.ticks_as(before)
+        }
         self._schedules = dict(schedules)
         self._changed.set()
 
@@ -103,12 +114,21 @@ class Scheduler:
         """Deal with everything that is due now; return the seconds until the next look."""
         delay = _LONGEST_SLEEP
         try:
-            for task, schedule in list(self._schedules.items()):
-                delay = min(delay, await self._look_at(task, schedule))
+            await self._forget_gone()
+            for task in list(self._schedules):
+                # A reload while another one was dealt with may have removed it.
+                if (schedule := self._schedules.get(task)) is not None:
+                    delay = min(delay, await self._look_at(task, schedule))
         except StoreFullError:  # the tick stays due, and the store has said why
             return _RETRY_AFTER
 
         return max(0.0, delay)
+
+    async def _forget_gone(self) -> None:
+        if gone := self._last.keys() - self._schedules.keys():
+            await self._records.forget_ticks(gone)
+            for task in gone:
+                del self._last[task]
 
     async def _look_at(self, task: str, schedule: Schedule) -> float:
         now = self._clock()

@@ -215,6 +215,10 @@ class RunStore(RunReader, Protocol):
         """Keep that the ticks of a scheduled task up to *at* are dealt with; never moves back."""
         ...
 
+    def forget_ticks(self, tasks: Collection[str]) -> Future[None]:
+        """Forget how far the ticks of these tasks are dealt with: they have no schedule."""
+        ...
+
     # -- while a worker has the run (all fenced)
 
     def wait(self, run_id: str, attempt: int, owner: str) -> Future[bool]:

@@ -286,6 +286,14 @@ class SqliteRunStore(SqliteRunReader):
 
         return self._changes.submit(change)
 
+    def forget_ticks(self, tasks: Collection[str]) -> Future[None]:
+        """Forget how far the ticks of these tasks are dealt with: they have no schedule."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.executemany(sql.FORGET_TICKS, [(task,) for task in tasks])
+
+        return self._changes.submit(change)
+
     def wait(self, run_id: str, attempt: int, owner: str) -> Future[bool]:
         """EXECUTING → WAITING: the run waits for its children and frees its place."""
         return self._fenced(sql.WAIT, (run_id, attempt, owner))

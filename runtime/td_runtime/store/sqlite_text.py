@@ -35,6 +35,7 @@ __all__ = [
     "FINISH",
     "FINISHED_RUNS",
     "FORGET_KEYS",
+    "FORGET_TICKS",
     "HISTORY_TASKS",
     "IDS_FROM",
     "INDEXES",
@@ -199,6 +200,7 @@ END;
 """
 
 LAST_TICKS = "SELECT task, at FROM ticks"
+FORGET_TICKS = "DELETE FROM ticks WHERE task = ?"
 RECORD_TICK = """
 INSERT INTO ticks VALUES (?, ?) ON CONFLICT (task) DO UPDATE SET at = max(at, excluded.at)
 """

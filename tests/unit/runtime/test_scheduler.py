@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,14 +46,36 @@ class Host:
         new = NewRun(task=tick.task, payload=tick.payload, idempotency_key=tick.key)
         await self.store.accept([new])
 
-    def scheduler(self, schedule: Schedule = HOURLY) -> Scheduler:
+    def scheduler(self, schedules: Mapping[str, Schedule] | None = None) -> Scheduler:
         return Scheduler(
-            {"report": schedule}, records=self.store, accept=self.accept, clock=self.clock
+            {"report": HOURLY} if schedules is None else schedules,
+            records=self.store,
+            accept=self.accept,
+            clock=self.clock,
         )
 
     async def look(self, scheduler: Scheduler, at: float) -> float:
         self.clock.now = at
         return await scheduler.look()
+
+
+class FullRecords:
+    """The store of a host, on a disk that a test fills."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self.disk = False
+
+    async def last_ticks(self) -> dict[str, float]:
+        return await self._store.last_ticks()
+
+    async def record_tick(self, task: str, at: float) -> None:
+        await self._store.record_tick(task, at)
+
+    async def forget_ticks(self, tasks: Collection[str]) -> None:
+        if not self.disk:
+            raise StoreFullError("no space left")
+        await self._store.forget_ticks(tasks)
 
 
 @pytest.fixture(name="host")
@@ -126,6 +148,74 @@ async def test_a_schedule_that_was_gone_begins_anew(host: Host) -> None:
     assert await count(host) == 0
 
     await host.look(scheduler, MIDNIGHT + 6 * HOUR)
+    assert await count(host) == 1
+
+
+async def test_a_schedule_that_was_gone_in_another_life_begins_anew(host: Host) -> None:
+    """Removed under one supervisor and back under the next, it makes up for no tick either."""
+    await host.look(host.scheduler(), MIDNIGHT + 10)
+    without = host.scheduler(schedules={})
+    await without.load()
+    await host.look(without, MIDNIGHT + 2 * HOUR)
+    assert await host.store.last_ticks() == {}
+
+    successor = host.scheduler()
+    await successor.load()
+    await host.look(successor, MIDNIGHT + 5 * HOUR + 600)
+    assert await count(host) == 0
+
+    await host.look(successor, MIDNIGHT + 6 * HOUR)
+    assert await count(host) == 1
+
+
+async def test_a_schedule_that_a_reload_removed_is_forgotten_for_good(host: Host) -> None:
+    """A supervisor that starts after the reload finds nothing to make up for."""
+    scheduler = host.scheduler()
+    await host.look(scheduler, MIDNIGHT + 10)
+    scheduler.reload({})
+    await host.look(scheduler, MIDNIGHT + 11)
+
+    successor = host.scheduler()
+    await successor.load()
+    await host.look(successor, MIDNIGHT + 5 * HOUR + 600)
+
+    assert await count(host) == 0
+
+
+async def test_a_schedule_is_forgotten_once_the_disk_has_room(host: Host) -> None:
+    """A full disk delays the forgetting and does not prevent it."""
+    scheduler = host.scheduler()
+    await host.look(scheduler, MIDNIGHT + 10)
+    records = FullRecords(host.store)
+    scheduler._records = records
+    scheduler.reload({})
+    assert 0 < await host.look(scheduler, MIDNIGHT + 11) <= 2
+    assert await host.store.last_ticks() != {}
+
+    records.disk = True
+    await host.look(scheduler, MIDNIGHT + 13)
+    assert await host.store.last_ticks() == {}
+
+
+async def test_another_pattern_begins_at_the_reload(host: Host) -> None:
+    """A reload that changes when a task is due makes up for no tick of the time before it."""
+    scheduler = host.scheduler()
+    await host.look(scheduler, MIDNIGHT + 10)
+
+    scheduler.reload({"report": Schedule(pattern="5 * * * *")})
+    await host.look(scheduler, MIDNIGHT + 600)
+
+    assert await count(host) == 0
+
+
+async def test_a_reload_without_changes_loses_no_tick(host: Host) -> None:
+    """A tick that was not looked at before a reload is due after it."""
+    scheduler = host.scheduler()
+    await host.look(scheduler, MIDNIGHT + 10)
+
+    scheduler.reload({"report": Schedule(pattern="0 * * * *", missed="skip")})
+    await host.look(scheduler, MIDNIGHT + HOUR)
+
     assert await count(host) == 1
 
 
