@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,7 +21,12 @@ Format = Literal["json", "pretty"]
 
 _OURS: Final = ("timestamp", "level", "host", "pid")
 _BASE: Final = frozenset({*_OURS, "event", "worker"})
+_PLAIN: Final = frozenset({str, float, bool, type(None)})
+"""What needs no look at its value: most fields, several in every line."""
+
 _encode: Final = msgspec.json.Encoder().encode
+_second: tuple[int, str] = (0, "")
+"""The second of the last line, and how it is written; replaced as a whole, for any thread."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,22 +58,19 @@ class Renderer:
     def _complete(self, level: str, fields: Mapping[str, Any]) -> dict[str, object]:
         """Put the fields that every line has in front, and make every value plain."""
         line: dict[str, object] = {
-            "timestamp": datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            "timestamp": _timestamp(),
             "level": level,
-            "event": plain(fields.get("event", "")),
+            "event": "",  # its place; it is one of the fields
             "host": self.host,
             "pid": self.pid,
             "worker": self.worker,
         }
         for key, value in fields.items():
-            name = key if type(key) is str else str(key)
-            # A line is about the process that wrote it: a caller's own `pid` gets another name.
-            # `worker` may be said by the supervisor, which speaks about workers and is none.
-            if name in _OURS:
-                name = f"{name}_"
-            if name == "event":
-                continue
-            line[name] = MASK if is_sensitive(name) else plain(value)
+            name, is_secret = _name_of(key if type(key) is str else str(key))
+            if is_secret:
+                line[name] = MASK
+            else:
+                line[name] = value if type(value) in _PLAIN else plain(value)
 
         return line
 
@@ -115,6 +118,29 @@ class Renderer:
         base["event"] = _shorten_value(line["event"], 64)
 
         return redact(self._format({**base, "cut_from": size}))
+
+
+def _timestamp() -> str:
+    """Write the time of day in UTC; all but its last digits are those of the line before."""
+    global _second
+    second, microsecond = divmod(time.time_ns() // 1000, 1_000_000)
+    known = _second
+    if known[0] != second:
+        known = _second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+
+    return f"{known[1]}.{microsecond:06d}Z"
+
+
+@functools.lru_cache(maxsize=4096)
+def _name_of(key: str) -> tuple[str, bool]:
+    """Return what a field is called in the line, and whether its value is a secret.
+
+    A line is about the process that wrote it: a caller's own `pid` gets another name. `worker` may
+    be said by the supervisor, which speaks about workers and is none.
+    """
+    name = f"{key}_" if key in _OURS else key
+
+    return name, is_sensitive(name)
 
 
 def _shorten_value(value: object, limit: int) -> object:
