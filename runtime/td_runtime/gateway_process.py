@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from td_runtime.errors import ExitCode, StoreError, TdRuntimeError, TooManyRestartsError
+from td_runtime.fork import OUT_OF_ROOM
 from td_runtime.restart import Deaths, RestartPolicy
 
 __all__ = ["GatewayProcess"]
@@ -34,7 +35,7 @@ class GatewayProcess:
             API key, which must be in no argument list and no environment.
         keep: Descriptors it inherits (the log sink's).
         hidden: Environment variables that hold the API key, and that it does not get.
-        on_given_up: Called when it kept dying, or cannot open its store.
+        on_given_up: Called when it kept dying, cannot be started, or cannot open its store.
     """
 
     def __init__(
@@ -67,11 +68,19 @@ class GatewayProcess:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process; :attr:`ready` is set once it answers.
+        """Start the process, now or when the system has room for it.
 
-        Raises:
-            OSError: The system has no process, memory or descriptor for it; nothing is left.
+        :attr:`ready` is set once it answers.
         """
+        if self._stopping:
+            return
+        try:
+            self._start()
+        except OSError as error:  # as a failed boot: there may be room in a moment
+            log.error("gateway.failed", error=f"it cannot be started: {error}")
+            self._start_again(refusal=error)
+
+    def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._ready_at = None
         document = {**self._settings, "control_fd": theirs.fileno()}
@@ -168,31 +177,29 @@ class GatewayProcess:
             return
         self._start_again()
 
-    def _start_again(self) -> None:
+    def _start_again(self, *, refusal: OSError | None = None) -> None:
         lived = None if self._ready_at is None else time.monotonic() - self._ready_at
         try:
             restart = self._policy.after_death(
                 self._deaths, lived=lived, random=random.random, who="the gateway"
             )
         except TooManyRestartsError as error:
-            self._on_given_up(error)
+            self._on_given_up(error if refusal is None else _refused(refusal))
             return
         self._deaths = restart.deaths
         self._exited.clear()
         log.warning("gateway.restart_scheduled", delay_s=round(restart.delay, 3))
-        self._loop.call_later(restart.delay, self._restart)
-
-    def _restart(self) -> None:
-        if self._stopping:
-            return
-        try:
-            self.start()
-        except OSError as error:  # as a failed boot: there may be room in a moment
-            log.error("gateway.failed", error=f"it cannot be started: {error}")
-            self._start_again()
+        self._loop.call_later(restart.delay, self.start)
 
     def _require_control(self) -> socket.socket:
         if self._control is None:
             raise AssertionError("the gateway was not started")
 
         return self._control
+
+
+def _refused(error: OSError) -> TooManyRestartsError:
+    return TooManyRestartsError(
+        f"the gateway could not be started, however often it was tried: {error.strerror}",
+        advice=OUT_OF_ROOM,
+    )

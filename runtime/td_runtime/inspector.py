@@ -11,7 +11,7 @@ import msgspec
 
 from td_runtime.config import Config, TaskConfig
 from td_runtime.errors import TaskImportError
-from td_runtime.fork import Child, Guard, fork_child
+from td_runtime.fork import Child, Guard, fork_child, naming_refusal
 from td_runtime.retries import retry_policy
 from td_worker.errors import TaskLoadError
 from td_worker.task import TaskFacts, TaskSpec, load_task
@@ -60,6 +60,7 @@ def inspect_tasks(config: Config, *, keep: Iterable[int] = ()) -> list[TaskFacts
     Raises:
         TaskImportError: An entrypoint cannot be imported or called; names file, key and value of
             each one, and the nearest valid name.
+        TdRuntimeError: The system has no process, memory or descriptor for the child.
     """
     with _Inspection(config, keep) as inspection:
         poller = select.poll()
@@ -91,10 +92,6 @@ async def inspect_tasks_on_loop(
             where=str(config.path),
             advice="Import the modules by hand: something in them waits.",
         ) from error
-    except OSError as error:
-        raise TaskImportError(
-            f"no process could be forked to look at the tasks: {error}", where=str(config.path)
-        ) from error
 
     return inspection.facts()
 
@@ -121,10 +118,18 @@ class _Inspection:
         self.child: Child
 
     def __enter__(self) -> Self:
+        with naming_refusal("the child that imports the tasks"):
+            self.child = self._fork()
+        if self._guard is not None:
+            self._guard.guard(self.child.pid)
+
+        return self
+
+    def _fork(self) -> Child:
         # A file and not a pipe: a process that a module starts at import would keep a pipe open.
         self._file = os.memfd_create("td-inspection")
         try:
-            self.child = fork_child(
+            return fork_child(
                 lambda: _inspect(self._config, self._file),
                 name="td-inspector",
                 keep=[self._file, *self._keep],
@@ -132,10 +137,6 @@ class _Inspection:
         except OSError:
             os.close(self._file)
             raise
-        if self._guard is not None:
-            self._guard.guard(self.child.pid)
-
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.child.kill_group()

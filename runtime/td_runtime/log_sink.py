@@ -27,6 +27,7 @@ from typing import Final
 
 import msgspec
 
+from td_runtime.fork import naming_refusal
 from td_runtime.logs import Format, Renderer
 from td_runtime.logs.writer import LineWriter
 
@@ -198,17 +199,30 @@ class LogSink:
             out_fd: Where lines go.
             format: How the sink's own lines are rendered.
             host: Name of this machine, for the sink's own lines.
+
+        Raises:
+            TdRuntimeError: The system has no process, memory or descriptor for it.
         """
+        with naming_refusal("the log sink"):
+            return cls._start(out_fd, format, host)
+
+    @classmethod
+    def _start(cls, out_fd: int, format: Format, host: str) -> LogSink:  # noqa: A002
         sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _enlarge(sender)
         supervisor = os.pidfd_open(os.getpid())
-        with _signals_blocked():
-            pid = os.fork()
-            if pid == 0:
-                sender.detach()
-                _run_child(receiver, out_fd, supervisor, format, host)
-        receiver.close()
-        os.close(supervisor)
+        try:
+            with _signals_blocked():
+                pid = os.fork()
+                if pid == 0:
+                    sender.detach()
+                    _run_child(receiver, out_fd, supervisor, format, host)
+        except OSError:
+            sender.close()
+            raise
+        finally:
+            receiver.close()
+            os.close(supervisor)
 
         return cls(pid, sender)
 

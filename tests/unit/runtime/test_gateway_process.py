@@ -23,8 +23,8 @@ class Timers:
         self.calls.append(callback)
 
 
-def test_a_restart_that_the_system_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It backs off as after a failed boot, gives up in the end, and leaves no descriptor."""
+def test_a_start_that_the_system_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, too; it gives up in the end, saying why, and leaves no descriptor."""
 
     def refuse(*_: object, **__: object) -> Any:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -40,7 +40,7 @@ def test_a_restart_that_the_system_refuses_is_tried_again(monkeypatch: pytest.Mo
     )
     before = len(os.listdir("/proc/self/fd"))
 
-    gateway._restart()
+    gateway.start()
     tries = 1
     while timers.calls:
         timers.calls.pop()()
@@ -48,5 +48,11 @@ def test_a_restart_that_the_system_refuses_is_tried_again(monkeypatch: pytest.Mo
 
     assert tries == 5
     assert [type(error) for error in given_up] == [TooManyRestartsError]
+    assert str(given_up[0]) == (
+        "the gateway could not be started, however often it was tried: "
+        "Resource temporarily unavailable\n"
+        "  next: Raise what limits processes, memory and descriptors (`ulimit -a`; a unit's "
+        "TasksMax= and MemoryMax=), then start again."
+    )
     assert gateway.pid is None
     assert len(os.listdir("/proc/self/fd")) == before
