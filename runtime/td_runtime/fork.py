@@ -53,6 +53,9 @@ _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _IGNORED_IN_CHILDREN: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Children stop when they are told over their pipe: a Ctrl-C reaches the whole terminal."""
 
+_PIPE_ENDS: Final = 4
+"""How many descriptors `multiprocess` opens for a child."""
+
 # Loaded in the parent: a child that looked libraries up would do so with half its state reset.
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -137,8 +140,7 @@ def fork_child(body: Callable[[], int], *, name: str, keep: Iterable[int]) -> Ch
     process: BaseProcess = ForkContext().Process(
         target=_run_child, args=(body, parent, frozenset(keep)), name=name
     )
-    with _signals_blocked():
-        process.start()
+    _start(process)
     if (pid := process.pid) is None:
         raise AssertionError("a process that was started has no id")
     # Both sides set the group: whoever comes first, nobody sees the child outside of it.
@@ -151,6 +153,29 @@ def fork_child(body: Callable[[], int], *, name: str, keep: Iterable[int]) -> Ch
         process.join()
         process.close()
         raise
+
+
+def _start(process: BaseProcess) -> None:
+    """Start it; when the system refuses, close the pipes that `multiprocess` leaves open then."""
+    before = set(filter(_is_open, map(int, os.listdir("/proc/self/fd"))))
+    try:
+        with _signals_blocked():
+            process.start()
+    except OSError:
+        # They have the lowest free numbers: to list what is open now could fail, for want of one.
+        for fd in set(range(max(before) + 1 + _PIPE_ENDS)) - before:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        raise
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+
+    return True
 
 
 @contextlib.contextmanager
