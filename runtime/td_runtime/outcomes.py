@@ -100,7 +100,12 @@ class Outcomes:
             self._suspects.cleared(run.id)
         changed = self._store.finish_all(
             [
-                Finish(*_attempt(run), Completed(outcome.output or b"null"), outcome.records_lost)
+                Finish(
+                    *_attempt(run),
+                    Completed(outcome.output or b"null"),
+                    outcome.records_lost,
+                    run.task,
+                )
                 for run, outcome in ends
             ]
         )

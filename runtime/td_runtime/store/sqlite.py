@@ -36,6 +36,7 @@ from td_runtime.store.run_id import RunIds
 from td_runtime.store.sqlite_accept import Acceptance
 from td_runtime.store.sqlite_cancel import cancel
 from td_runtime.store.sqlite_claim import choose, choose_named, reconsider
+from td_runtime.store.sqlite_ends import count_ends, finish_all
 from td_runtime.store.sqlite_file import connect, connect_readonly, disconnect, translated
 from td_runtime.store.sqlite_find import find
 from td_runtime.store.sqlite_prune import Pruner
@@ -306,20 +307,18 @@ class SqliteRunStore(SqliteRunReader):
         self, run_id: str, attempt: int, owner: str, outcome: Outcome, *, records_lost: int = 0
     ) -> Future[bool]:
         """Record the outcome, once: False is a late result, and changed nothing."""
-        return self._fenced(
-            sql.FINISH,
-            _finish_values(Finish(run_id, attempt, owner, outcome, records_lost), self._clock()),
+        ends = (Finish(run_id, attempt, owner, outcome, records_lost),)
+        now = self._clock()
+
+        return self._changes.submit(
+            lambda connection: finish_all(connection, ends, now)[0], keep=True
         )
 
     def finish_all(self, ends: Sequence[Finish]) -> Future[list[bool]]:
         """Record outcomes as `finish` does, all or none; the answers are in their order."""
         now = self._clock()
-        rows = [_finish_values(end, now) for end in ends]
 
-        return self._changes.submit(
-            lambda connection: [connection.execute(sql.FINISH, row).rowcount == 1 for row in rows],
-            keep=True,
-        )
+        return self._changes.submit(lambda connection: finish_all(connection, ends, now), keep=True)
 
     def retry(
         self,
@@ -384,10 +383,11 @@ class SqliteRunStore(SqliteRunReader):
 
         def change(connection: sqlite3.Connection) -> Status | None:
             rows = connection.execute(statement, values).fetchall()
+            count_ends(connection, [row for row in rows if row[1] == Status.CANCELED])
 
-            return Status(rows[0][0]) if rows else None
+            return Status(rows[0][1]) if rows else None
 
-        return self._changes.submit(change, keep=True, is_statement=True)
+        return self._changes.submit(change, keep=True)
 
     def _release(self, owner: str | None, blamed: str | None) -> Future[list[Run]]:
         """Queue the requeueing of the runs of one owner, or of all."""
@@ -399,7 +399,13 @@ class SqliteRunStore(SqliteRunReader):
                 sql.RELEASE, [{"blamed": blamed, "now": now, "seq": seq} for seq in seqs]
             )
 
-            return runs(connection, seqs)
+            released = runs(connection, seqs)
+            count_ends(
+                connection,
+                [(run.task, run.status) for run in released if run.status.is_finished],
+            )
+
+            return released
 
         # At a start nobody has anything to lose yet: a full disk is said then, not waited for.
         return self._changes.submit(change, keep=owner is not None)
@@ -414,28 +420,13 @@ class SqliteRunStore(SqliteRunReader):
         return answers
 
 
-def _finish_values(end: Finish, now: float) -> tuple[Any, ...]:
-    outcome = end.outcome
-
-    return (
-        str(outcome.status),
-        outcome.output,
-        encode_error(outcome.error),
-        getattr(outcome, "log_tail", None),
-        end.records_lost,
-        now,
-        end.run_id,
-        end.attempt,
-        end.owner,
-    )
-
-
 def _pass_time(connection: sqlite3.Connection, now: float) -> Due:
     expired = [seq for (seq,) in connection.execute(sql.EXPIRED, (now, _DUE_AT_ONCE))]
     connection.executemany(sql.EXPIRE, [(now, seq) for seq in expired])
     queued = [seq for (seq,) in connection.execute(sql.DUE, (now, _DUE_AT_ONCE))]
     connection.executemany(sql.PROMOTE, [(seq,) for seq in queued])
 
-    return Due(
-        queued=tuple(summaries(connection, queued)), expired=tuple(summaries(connection, expired))
-    )
+    gone = summaries(connection, expired)
+    count_ends(connection, [(run.task, run.status) for run in gone])
+
+    return Due(queued=tuple(summaries(connection, queued)), expired=tuple(gone))

@@ -8,6 +8,7 @@ from typing import Any
 
 from td_runtime.store import sqlite_text as sql
 from td_runtime.store.records import Cancellation, Status
+from td_runtime.store.sqlite_ends import count_ends
 from td_runtime.store.sqlite_rows import summaries
 
 __all__ = ["cancel"]
@@ -31,8 +32,11 @@ def cancel(
     connection.executemany(sql.CANCEL, [{**facts, "seq": seq} for seq in canceled])
     connection.executemany(sql.REQUEST_CANCEL, [{**facts, "seq": seq} for seq in requested])
 
+    ended = summaries(connection, canceled)
+    count_ends(connection, [(run.task, run.status) for run in ended])
+
     return Cancellation(
-        canceled=tuple(summaries(connection, canceled)),
+        canceled=tuple(ended),
         requested=tuple(summaries(connection, requested)),
         finished=tuple(each for each in run_ids if each in known and _is_finished(known[each])),
         unknown=tuple(each for each in run_ids if each not in known),

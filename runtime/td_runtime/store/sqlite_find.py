@@ -36,7 +36,7 @@ def find(connection: sqlite3.Connection, query: RunQuery) -> list[RunSummary]:
     merged = heapq.merge(*walks, reverse=not upwards)
     seqs = list(islice(merged, query.limit))
 
-    return summaries(connection, reversed(seqs) if upwards else seqs)
+    return summaries(connection, seqs[::-1] if upwards else seqs)
 
 
 def _walk(

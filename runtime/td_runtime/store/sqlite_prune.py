@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from td_runtime.store import sqlite_text as sql
 from td_runtime.store.records import Pruned
+from td_runtime.store.sqlite_ends import count_ends
 from td_runtime.store.sqlite_rows import decode_tags
 
 __all__ = ["Pruner"]
@@ -24,6 +25,7 @@ class _Old(NamedTuple):
     seq: int
     id: str
     task: str
+    status: str
     key: str | None
     tags: str | None
     size: int | None
@@ -86,6 +88,7 @@ class Pruner:
 def _delete(connection: sqlite3.Connection, old: _Old) -> None:
     for statement in sql.DELETE_RUN:
         connection.execute(statement, (old.seq,))
+    count_ends(connection, [(old.task, old.status)], sign=-1)
     for tag in decode_tags(old.tags):
         connection.execute(sql.DELETE_TAG, (tag, old.seq))
     if _is_call_of_parent(old):

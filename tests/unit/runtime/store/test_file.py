@@ -89,7 +89,7 @@ class TestRefused:
 
         what = refusal(opening, path)
 
-        assert what == "the run store has schema version 7; this td-runtime knows 2"
+        assert what == "the run store has schema version 7; this td-runtime knows 3"
 
     def test_another_programs_database(self, opening, path):
         """A file with tables of somebody else is not taken over."""

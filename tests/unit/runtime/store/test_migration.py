@@ -9,6 +9,7 @@ import pytest
 
 from td_runtime.errors import ExitCode, StoreError
 from td_runtime.store import (
+    Completed,
     NewRun,
     RunError,
     RunQuery,
@@ -56,6 +57,19 @@ PRAGMA application_id = 1952731731;
 PRAGMA user_version = 1;
 """
 """The schema of the first release, as it was."""
+
+TRIGGERS_OF_2 = """
+CREATE TRIGGER runs_end AFTER UPDATE OF phase ON runs
+WHEN NEW.phase = 2 AND OLD.phase <> 2
+BEGIN
+    INSERT INTO history VALUES (NEW.task, NEW.status, 1)
+    ON CONFLICT (task, status) DO UPDATE SET runs = runs + 1;
+END;
+CREATE TRIGGER runs_go AFTER DELETE ON runs WHEN OLD.phase = 2
+BEGIN
+    UPDATE history SET runs = runs - 1 WHERE task = OLD.task AND status = OLD.status;
+END;
+"""
 
 _ERROR = b'{"type":"ValueError","message":"boom","traceback":"","retryable":true}'
 _COLUMNS = (
@@ -135,6 +149,23 @@ async def test_every_run_of_an_older_store_is_kept(old):
         await pass_time(store)
         runs = await store.claim(places(9), queues=queues(), now=FAR)
         assert [run.id for run in runs] == ["run_4", "run_7", "run_5", "run_6"]
+
+
+async def test_a_store_of_version_2_counts_no_end_twice(path, tmp_path):
+    """Its triggers, which counted the history, are gone when the first run ends."""
+    await open_store(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(TRIGGERS_OF_2 + "PRAGMA user_version = 2;")
+    async with open_store(path) as store:
+        await store.accept([NewRun(task="a")])
+        (run,) = await store.claim(places(1), queues=queues(), now=FAR)
+        assert await store.finish(run.id, 1, "w1", Completed())
+        assert (await store.counts())[Status.COMPLETED] == 1
+    new = tmp_path / "new.db"
+    await open_store(new).close()
+
+    assert schema_of(path) == schema_of(new)
+    assert check(path) == []
 
 
 async def test_a_migration_is_done_wholly_or_not_at_all(old, monkeypatch):
