@@ -5,6 +5,7 @@
     secret            the API key of the embedded control plane, made once (0600)
     runs.db           the run store; the supervisor is its only writer
     platform.db       the embedded stream store; the gateway is its only writer
+    uploads/          payloads on their way; the gateway is their only writer
     port              the gateway's port, chosen once
     control.sock      the control socket (0600)
     supervisor.lock   held by the supervisor that owns the folder

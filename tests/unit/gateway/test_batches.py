@@ -17,6 +17,7 @@ from td_runtime.gateway.platform.batch_routes import BatchRoutes
 from td_runtime.gateway.platform.run_batches import RunBatches
 from td_runtime.gateway.platform.run_routes import RunRoutes
 from td_runtime.gateway.platform.storage import Storage
+from td_runtime.gateway.platform.uploads import Uploads
 from td_runtime.store import Completed, NewRun, Place, QueueLimits, RunStore, open_store
 
 OUTPUT = b'"' + b"x" * 100 + b'"'
@@ -69,8 +70,9 @@ async def _batches(storage: Storage, tmp_path: Path) -> AsyncIterator[Batches]:
     async with open_store(path) as store:
         stored, access = RunBatches(storage), Access("key")
         link: Any = None
-        runs = RunRoutes(access=access, store=path, link=link, batches=stored)
-        routes = BatchRoutes(access=access, link=link, batches=stored, runs=runs)
+        uploads = Uploads(tmp_path / "uploads")
+        runs = RunRoutes(access=access, store=path, link=link, batches=stored, uploads=uploads)
+        routes = BatchRoutes(access=access, link=link, batches=stored, runs=runs, uploads=uploads)
         batches = Batches(store, stored, routes)
         await batches.make()
         yield batches

@@ -36,6 +36,7 @@ from td_runtime.gateway.platform.stream_store import StreamStore
 from td_runtime.gateway.platform.streams import Streams
 from td_runtime.gateway.platform.subscription import Subscriptions
 from td_runtime.gateway.platform.tokens import Tokens
+from td_runtime.gateway.platform.uploads import Uploads
 from td_runtime.gateway.platform.waitpoint_routes import WaitpointRoutes
 from td_runtime.gateway.platform.waitpoints import Waitpoints
 from td_runtime.gateway.supervisor_link import SupervisorLink
@@ -64,6 +65,7 @@ class Platform:
         self.sessions = Sessions(storage)
         self.waitpoints = Waitpoints(storage)
         self.run_batches = RunBatches(storage)
+        self.uploads = Uploads(Path(data_dir, "uploads"))
         self.supervisor = SupervisorLink(data_dir)
         self._storage = storage
         self._run_store = os.path.join(data_dir, "runs.db")
@@ -151,6 +153,7 @@ class Platform:
             store=Path(self._run_store),
             link=self.supervisor,
             batches=self.run_batches,
+            uploads=self.uploads,
         )
 
     def stream_store(self, *, secret_key: str) -> StreamStore:
@@ -174,6 +177,7 @@ class Platform:
         await self.issued.forget_expired()
         await self.waitpoints.forget_old()
         await self.run_batches.forget_old()
+        await self.uploads.forget_old()
         return await self.streams.expire(before_ms=int((time.time() - RETENTION_S) * 1000))
 
     async def why_not_ready(self) -> str | None:

@@ -5,6 +5,7 @@ among them: HS256 with the key itself, so that there is nothing to store and not
 """
 
 import functools
+import hmac
 import math
 import time
 from collections.abc import Iterable
@@ -114,6 +115,14 @@ class Access:
         token: str = load_jwt().encode(claims, self._secret_key, algorithm=ALGORITHM)
 
         return token
+
+    def sign(self, text: str) -> str:
+        """Return what only a holder of the secret key can make of a text.
+
+        Args:
+            text: Has a blank in it, so that it is nothing that a token is signed over.
+        """
+        return hmac.new(self._secret_key.encode(), text.encode(), "sha256").hexdigest()
 
     def _verify(self, token: str) -> dict[str, Any]:
         jwt = load_jwt()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "/api/v1/"
 RUN_PREFIXES: Final = ("/api/v1/", "/api/v2/", "/api/v3/")
+RUN_RESOURCES: Final = frozenset({"runs", "tasks", "batches", "packets", "uploads"})
 
 
 class Api:
@@ -76,7 +77,7 @@ class Api:
     async def _handle_runs(self, exchange: Exchange) -> Reply | None:
         for prefix in RUN_PREFIXES:
             path = exchange.segments(prefix)
-            if exchange.raw_path.startswith(prefix) and path[0] in {"runs", "tasks", "batches"}:
+            if exchange.raw_path.startswith(prefix) and path[0] in RUN_RESOURCES:
                 if self._runs is None:
                     # It imports much: on the loop it would hold up every other request.
                     made = await asyncio.to_thread(self._make_runs)

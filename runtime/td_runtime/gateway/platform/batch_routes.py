@@ -14,6 +14,7 @@ from td_runtime.gateway.platform import answers, run_shapes
 from td_runtime.gateway.platform.access import Access
 from td_runtime.gateway.platform.answers import RefusalError
 from td_runtime.gateway.platform.bodies import read_json
+from td_runtime.gateway.platform.references import resolve
 from td_runtime.gateway.platform.run_batches import Batch, RunBatches
 from td_runtime.gateway.platform.run_bodies import (
     BatchBody,
@@ -23,6 +24,7 @@ from td_runtime.gateway.platform.run_bodies import (
 )
 from td_runtime.gateway.platform.run_link import RunLink
 from td_runtime.gateway.platform.run_routes import RunRoutes, require_trigger
+from td_runtime.gateway.platform.uploads import Uploads
 from td_runtime.store import Run
 from td_worker.messages import TriggerItem
 
@@ -30,7 +32,7 @@ CREATE_BYTES_MAX: Final = 64 * 1024
 RUNS_MAX: Final = 100_000
 GROUP_RUNS: Final = 100
 GROUP_BYTES: Final = 4 * 1024 * 1024
-"""Lines are handed on in groups: as many, or as large."""
+"""Lines are handed on in groups of at most as many, and as large but for a line that is larger."""
 RESULTS_BYTES_MAX: Final = 64 * 1024 * 1024
 TOO_MANY_RESULTS: Final = json_reply(
     413,
@@ -54,9 +56,8 @@ class _Group:
         self.indexes.append(index)
         self.size += len(item.payload)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.items) >= GROUP_RUNS or self.size >= GROUP_BYTES
+    def has_room(self, item: TriggerItem) -> bool:
+        return len(self.items) < GROUP_RUNS and self.size + len(item.payload) <= GROUP_BYTES
 
 
 class BatchRoutes:
@@ -67,15 +68,23 @@ class BatchRoutes:
         link: The supervisor.
         batches: Where batches are stored.
         runs: Looks runs up.
+        uploads: Payloads that were sent ahead.
     """
 
     def __init__(
-        self, *, access: Access, link: RunLink, batches: RunBatches, runs: RunRoutes
+        self,
+        *,
+        access: Access,
+        link: RunLink,
+        batches: RunBatches,
+        runs: RunRoutes,
+        uploads: Uploads,
     ) -> None:
         self._access = access
         self._link = link
         self._batches = batches
         self._runs = runs
+        self._uploads = uploads
 
     async def trigger(self, exchange: Exchange) -> Reply:
         """POST tasks/batch: all of its runs are accepted, or none."""
@@ -85,6 +94,7 @@ class BatchRoutes:
         body = await read_json(exchange, BatchBody, limit=BODY_BYTES_MAX)
         require_trigger(caller, [item.task for item in body.items])
         caller.refuse_one_time()
+        await resolve(self._uploads, body.items)
         accepted = await self._link.trigger([item.to_item() for item in body.items])
         batch, _ = await self._batches.create(len(body.items), None)
         await self._batches.add(batch.id, dict(enumerate(accepted.run_ids)))
@@ -146,11 +156,13 @@ class BatchRoutes:
                 continue
             known.add(index)
             require_trigger(caller, [item.task])
-            group.add(index, _with_key(item, batch, index))
-            accepted += 1
-            if group.is_full:
+            await resolve(self._uploads, [item])
+            request = _with_key(item, batch, index)
+            if not group.has_room(request):
                 await self._hand_on(batch, group)
                 group = _Group()
+            group.add(index, request)
+            accepted += 1
         await self._hand_on(batch, group)
         document = {
             "id": batch_id,

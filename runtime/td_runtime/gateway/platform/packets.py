@@ -13,6 +13,8 @@ from td_runtime.gateway.platform.answers import RefusalError
 JSON: Final = "application/json"
 SUPER_JSON: Final = "application/super+json"
 TEXT: Final = "text/plain"
+STORED: Final = "application/store"
+"""No encoding: the data say where the packet is."""
 
 _SEPARATOR: Final = re.compile(r"(?<!\\)\.")
 
@@ -41,8 +43,7 @@ def decode_packet(data: Any, encoding: str | None, *, name: str) -> bytes:
             raise _refusal(f"{name} must be a text when {name}Type is {encoding}")
         case "application/store":
             raise _refusal(
-                f"{name}Type application/store is not supported: there is no object store here; "
-                f"send the {name} itself"
+                f"{name}Type application/store is not supported here: send the {name} itself"
             )
 
     raise _refusal(

@@ -10,22 +10,35 @@ from td_runtime.gateway.platform.batch_routes import BatchRoutes
 from td_runtime.gateway.platform.run_batches import RunBatches
 from td_runtime.gateway.platform.run_link import RunLink
 from td_runtime.gateway.platform.run_routes import RunRoutes
+from td_runtime.gateway.platform.upload_routes import UploadRoutes
+from td_runtime.gateway.platform.uploads import Uploads
 from td_runtime.gateway.supervisor_link import SupervisorLink
 
 
 class RunApi:
-    """Answers what is below ``tasks``, ``runs`` and ``batches``.
+    """Answers what is below ``tasks``, ``runs`` and ``batches``, and takes uploads for them.
 
     Official clients use other versions for other routes, and older ones lower versions of the same
     route; what a route answers fits all of them.
     """
 
     def __init__(
-        self, *, access: Access, store: Path, link: SupervisorLink, batches: RunBatches
+        self,
+        *,
+        access: Access,
+        store: Path,
+        link: SupervisorLink,
+        batches: RunBatches,
+        uploads: Uploads,
     ) -> None:
-        runs = RunRoutes(access=access, store=store, link=RunLink(link), batches=batches)
+        runs = RunRoutes(
+            access=access, store=store, link=RunLink(link), batches=batches, uploads=uploads
+        )
         self._runs = runs
-        self._batches = BatchRoutes(access=access, link=RunLink(link), batches=batches, runs=runs)
+        self._batches = BatchRoutes(
+            access=access, link=RunLink(link), batches=batches, runs=runs, uploads=uploads
+        )
+        self._uploads = UploadRoutes(access=access, uploads=uploads)
 
     async def handle(self, exchange: Exchange, path: list[str]) -> Reply | None:
         """Answer a request; None if the path names nothing here.
@@ -42,6 +55,10 @@ class RunApi:
                 return await self._handle_batch(exchange, rest)
             case ["runs", *rest]:
                 return await self._handle_run(exchange, rest)
+            case ["packets", _] if exchange.method == "PUT":
+                return self._uploads.allow(exchange)
+            case ["uploads", upload_id] if exchange.method == "PUT":
+                return await self._uploads.receive(exchange, upload_id)
 
         return None
 

@@ -23,11 +23,13 @@ from td_runtime.gateway.platform import answers, run_shapes
 from td_runtime.gateway.platform.access import ENVIRONMENT, Access, Caller
 from td_runtime.gateway.platform.answers import RefusalError
 from td_runtime.gateway.platform.bodies import read_json
+from td_runtime.gateway.platform.references import resolve
 from td_runtime.gateway.platform.run_batches import RunBatches
 from td_runtime.gateway.platform.run_bodies import ReplayBody, TriggerBody, unprocessable
 from td_runtime.gateway.platform.run_link import RunLink
 from td_runtime.gateway.platform.run_lists import parse_list, read_page
 from td_runtime.gateway.platform.run_metadata import MetadataBody, Operation, apply
+from td_runtime.gateway.platform.uploads import Uploads
 from td_runtime.replays import repeat
 from td_runtime.store import RunQuery, RunReader, open_readonly
 from td_runtime.store.records import Run, RunSummary
@@ -53,13 +55,23 @@ class RunRoutes:
         store: The run store's file.
         link: The supervisor.
         batches: Which runs were asked for together.
+        uploads: Payloads that were sent ahead.
     """
 
-    def __init__(self, *, access: Access, store: Path, link: RunLink, batches: RunBatches) -> None:
+    def __init__(
+        self,
+        *,
+        access: Access,
+        store: Path,
+        link: RunLink,
+        batches: RunBatches,
+        uploads: Uploads,
+    ) -> None:
         self._access = access
         self._store = store
         self._link = link
         self._batches = batches
+        self._uploads = uploads
         self._reader: RunReader | None = None
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -70,6 +82,7 @@ class RunRoutes:
             return answers.method_not_allowed("POST")
         require_trigger(caller, [task])
         body = await read_json(exchange, TriggerBody, limit=TRIGGER_BYTES_MAX)
+        await resolve(self._uploads, [body])
         item = body.to_item(task)
         if caller.is_one_time:
             item = _spend(item, caller, exchange.bearer)
