@@ -441,6 +441,14 @@ class Dispatcher:
         held = worker.runs.get(message.run_id)
         if held is None or held.run.attempt != message.attempt:
             return
+        ignored = "cancellation" if message.status == "CANCELED" else "max_duration"
+        log.warning(
+            "worker.killed",
+            number=worker.number,
+            worker_pid=worker.pid,
+            reason=f"a run ignored its {ignored}",
+            **held.run.log_context(),
+        )
         held.overdue = message.status
         worker.is_condemned = True
         worker.kill()

@@ -93,6 +93,9 @@ _EVENTS: Final = (
            "stalled_s"),
     _event("worker.stall_killed", "error", "A worker ended itself after `kill_stalled_after`.",
            "stalled_s"),
+    _event("worker.killed", "warning",
+           "A worker is killed for a run that ignored its end for `cancel_grace`; nobody is "
+           "blamed.", "number", "worker_pid", "reason", "run_id", "task", "attempt"),
     _event("worker.silenced", "error",
            "A worker gave no answer for `kill_silent_after`, and is killed.", "number",
            "worker_pid"),

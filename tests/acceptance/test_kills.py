@@ -230,6 +230,8 @@ def test_a_run_over_its_time_that_ignores_its_end_is_killed(data_dir: Path) -> N
         neighbour = runtime.trigger("hold")
 
         assert runtime.result(run_id).status == "TIMED_OUT"
+        killed = runtime.event("worker.killed", run_id=run_id)
+        assert killed["reason"] == "a run ignored its max_duration"
         assert runtime.view(neighbour).outcome.status == "COMPLETED"
 
 

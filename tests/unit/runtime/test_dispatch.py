@@ -239,7 +239,20 @@ async def test_a_canceled_run_that_ignores_it_takes_only_its_worker_along(
     await runtime.one.assigned.get()
 
     overdue = Overdue(run_id=run_id, attempt=1, status="CANCELED")
-    runtime.dispatcher.receive(runtime.one, overdue)
+    with structlog.testing.capture_logs() as logs:
+        runtime.dispatcher.receive(runtime.one, overdue)
+    assert logs == [
+        {
+            "event": "worker.killed",
+            "log_level": "warning",
+            "number": 1,
+            "worker_pid": 1001,
+            "reason": "a run ignored its cancellation",
+            "run_id": run_id,
+            "task": "a",
+            "attempt": 1,
+        }
+    ]
     # Killed, and not dead yet: whatever it has is executed, so nothing of it may start again (R3).
     assert runtime.one.kills == 1
     assert runtime.one.runs.keys() == {run_id, neighbour}
