@@ -582,9 +582,13 @@ class Dispatcher:
         )
         if self._check_payloads is not None:
             await self._check_payloads(items)
-        accepted = await self._store.accept(
+        accepting = self._store.accept(
             _new_run(item, self._known[item.task], parent_id, triggered_by) for item in items
         )
+        if not alone:
+            # The hand-out, if there is a place, is in the same commit.
+            self.wake()
+        accepted = await accepting
         info = log.bind().info
         with logs.together():
             for item, answer in zip(items, accepted, strict=True):
