@@ -121,6 +121,24 @@ class GatewayProcess:
         with contextlib.suppress(BrokenPipeError), stdin:
             stdin.write(document)
 
+    def reload(self, *, allow_origins: tuple[str, ...], log_level: str) -> None:
+        """Have it go by these, without an interruption; so will those that follow it."""
+        log_settings = {**self._settings["log"], "level": log_level}
+        settings = {**self._settings, "allow_origins": allow_origins, "log": log_settings}
+        if settings == self._settings:
+            return
+        self._settings = settings
+        if self._process is None or self._control is None:
+            return
+        change = {"allow_origins": allow_origins, "log_level": log_level}
+        line = msgspec.json.encode(change) + b"\n"
+        sent = 0
+        with contextlib.suppress(OSError):
+            sent = self._control.send(line, socket.MSG_DONTWAIT)
+        if sent < len(line):
+            # It is dead or stuck; whichever, its successor is told at its start.
+            self._process.terminate()
+
     async def stop(self) -> None:
         """End the process: asked first, killed when it takes too long."""
         self._stopping = True

@@ -29,7 +29,6 @@ _FIXED: Final = (
     "credentials.dir",
     "gateway.listen",
     "gateway.allow_other_interfaces",
-    "gateway.allow_origins",
     "log.format",
 )
 """Keys whose values other processes, or open files, hold on to until the end."""

@@ -316,6 +316,10 @@ class Supervisor:
         outdated, self._payloads = self._payloads, self._make_payloads()
         with contextlib.suppress(OSError):  # then it is forked at the next trigger
             self._payloads.start()
+        if self._gateway is not None:
+            self._gateway.reload(
+                allow_origins=config.gateway.allow_origins, log_level=config.log.level
+            )
         self._requests.reload(config.limits)
         self._retention.reload(config.store)
         self._dispatcher.reload(

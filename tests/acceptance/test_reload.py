@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from td_runtime.control import ControlClient, ListSchedules, SchedulesView
@@ -229,6 +231,56 @@ def test_what_needs_a_restart_is_named_and_the_rest_is_followed(data_dir: Path) 
         assert _numbers(runtime) == [1]
         assert runtime.find("worker.restart_scheduled") == []
         assert not (data_dir / "elsewhere").exists()
+
+
+def test_the_gateway_goes_by_a_new_config(data_dir: Path) -> None:
+    """It answers another page, without an interruption; so does its successor."""
+    options = '[gateway]\nallow_origins = ["https://old.example"]'
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1, options=options) as runtime:
+        it = Reloadable(runtime)
+        pid = runtime.status().gateway_pid
+        assert _answer(runtime, "https://old.example") == 200
+        assert _answer(runtime, "https://new.example") == 403
+
+        it.edit("https://old.example", "https://new.example")
+        it.reload()
+        _await_answer(runtime, "https://new.example")
+        assert _answer(runtime, "https://old.example") == 403
+        assert runtime.find("reload.ignored") == []
+        assert runtime.status().gateway_pid == pid
+
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        _await_answer(runtime, "https://new.example")
+        assert runtime.status().gateway_pid != pid
+
+
+def test_the_gateway_goes_by_a_new_level(data_dir: Path) -> None:
+    """It says what it kept to itself before the reload."""
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1, level="error") as runtime:
+        it = Reloadable(runtime)
+        it.edit('level = "error"', 'level = "info"')
+        it.reload()
+        assert runtime.stop() == 0
+
+    assert runtime.find("gateway.opened") == []
+    assert len(runtime.find("gateway.stopped")) == 1
+
+
+def _await_answer(runtime: RuntimeProcess, origin: str) -> None:
+    """Return once the gateway answers a page of that origin."""
+    deadline = time.monotonic() + PATIENCE
+    while _answer(runtime, origin) != 200:
+        assert time.monotonic() < deadline, f"{origin} is never answered"
+
+
+def _answer(runtime: RuntimeProcess, origin: str) -> int | None:
+    """Return the status of the gateway's answer to a page; None: nobody is there."""
+    url = runtime.status().control_plane_url
+    try:
+        return httpx.get(f"{url}/healthz", headers={"origin": origin}).status_code
+    except httpx.TransportError:
+        return None
 
 
 def test_loops_and_schedules_are_adjusted(data_dir: Path) -> None:

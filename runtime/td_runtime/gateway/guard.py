@@ -47,12 +47,16 @@ class Guard:
     ) -> None:
         self._application = application
         self._journal = journal
-        self._origins = frozenset(origins)
+        self.allow_origins(origins)
         self._port = str(settings.port)
         self._is_wildcard = settings.is_wildcard
         self._hosts = {settings.netloc, f"localhost:{settings.port}"}
         if settings.is_wildcard or settings.netloc.rpartition(":")[0] in LOOPBACK_NAMES:
             self._hosts |= {f"{name}:{settings.port}" for name in LOOPBACK_NAMES}
+
+    def allow_origins(self, origins: Collection[str]) -> None:
+        """Let these web pages send requests from now on, and no others."""
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on."""

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
+
 from td_runtime.gateway.settings import LogSettings
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -34,6 +36,13 @@ class Journal:
         """Import and configure what the first line needs. Later calls do nothing."""
         with self._lock:
             if self._logger is None:
+                self._logger = _configure(self._settings, self._secrets)
+
+    def set_level(self, level: str) -> None:
+        """Leave out what is less important than that from now on."""
+        with self._lock:
+            self._settings = msgspec.structs.replace(self._settings, level=level)
+            if self._logger is not None:
                 self._logger = _configure(self._settings, self._secrets)
 
     def write(self, level: str, event: str, **fields: object) -> None:

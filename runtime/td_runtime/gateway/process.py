@@ -11,14 +11,17 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, Final
 
+import msgspec
+
 from td_runtime.errors import ExitCode
 from td_runtime.gateway.app import build_app
 from td_runtime.gateway.errors import GatewayError, StoreOpenError
+from td_runtime.gateway.guard import Guard
 from td_runtime.gateway.journal import Journal
 from td_runtime.gateway.platform import Platform
 from td_runtime.gateway.platform.access import load_jwt
 from td_runtime.gateway.server import GatewayServer, listen
-from td_runtime.gateway.settings import Settings, parse_settings
+from td_runtime.gateway.settings import Change, Settings, parse_settings
 
 STOP_S: Final = 2.0  # for requests in flight, when asked to stop
 # Open sessions are told at once; what they send last goes through the server's threads, and nothing
@@ -61,7 +64,9 @@ class Gateway:
         self._settings = settings
         self._journal = journal
         self._stop = asyncio.Event()
+        self._guard: Guard | None = None
         self._grace_s = STOP_S
+        self._told = b""
         self._bound = asyncio.Event()
 
     async def run(self) -> int:
@@ -99,8 +104,8 @@ class Gateway:
 
     async def _make_server(self, platform: Platform) -> GatewayServer:
         listener = await listen(self._settings.host, self._settings.port)
-        application = build_app(platform, self._settings, self._journal)
-        server = GatewayServer(application, listener)
+        self._guard = build_app(platform, self._settings, self._journal)
+        server = GatewayServer(self._guard, listener)
         server.on_startup(self._bound.set)
 
         return server
@@ -142,11 +147,21 @@ class Gateway:
 
     def _read_control(self) -> None:
         with contextlib.suppress(ConnectionResetError):
-            if os.read(self._settings.control_fd, 4096):
+            if said := os.read(self._settings.control_fd, 4096):
+                *lines, self._told = (self._told + said).split(b"\n")
+                for line in lines:
+                    self._follow(msgspec.json.decode(line, type=Change))
                 return
         asyncio.get_running_loop().remove_reader(self._settings.control_fd)
         self._grace_s = ORPHAN_STOP_S
         self._stop.set()
+
+    def _follow(self, change: Change) -> None:
+        # Before there is a guard: it is made with these settings.
+        self._settings = msgspec.structs.replace(self._settings, allow_origins=change.allow_origins)
+        if self._guard is not None:
+            self._guard.allow_origins(change.allow_origins)
+        self._journal.set_level(change.log_level)
 
 
 def _leave_terminal() -> None:

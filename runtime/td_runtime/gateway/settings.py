@@ -52,6 +52,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.host in {"0.0.0.0", "::"}  # noqa: S104  compared, not bound
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload of the config changes: one line of JSON on the control descriptor."""
+
+    allow_origins: tuple[str, ...]
+    log_level: str
+
+
 def parse_settings(document: bytes) -> Settings:
     """Parse the settings.
 
