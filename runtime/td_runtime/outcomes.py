@@ -202,10 +202,9 @@ class Outcomes:
         self._then(changed, run, "run.timed_out", error_message=error.message)
 
     def _delay(self, run: Run) -> float | None:
-        if run.max_attempts is not None and run.attempts_used >= run.max_attempts:
-            return None
+        policy = self._retries[run.task].limited(run.max_attempts)
 
-        return self._retries[run.task].delay(run.attempts_used, random.random)
+        return policy.delay(run.attempts_used, random.random)
 
     def _then(self, changed: "asyncio.Future[Any]", run: Run, event: str, **facts: Any) -> None:
         """Tell *event* once the change is committed."""

@@ -405,11 +405,7 @@ class Lifecycle:
         return None if delay is None else time.time() + delay
 
     def _policy(self) -> RetryPolicy:
-        policy = self._code.spec.retry
-        if self.assigned.max_attempts is None:
-            return policy
-
-        return replace(policy, max_attempts=max(1, self.assigned.max_attempts))
+        return self._code.spec.retry.limited(self.assigned.max_attempts)
 
     @property
     def _used(self) -> int:

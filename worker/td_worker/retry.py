@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from td_worker.errors import (
@@ -56,6 +56,10 @@ class RetryPolicy:
             "max_timeout must be at least min_timeout",
             self.max_timeout,
         )
+
+    def limited(self, max_attempts: int | None) -> RetryPolicy:
+        """Return it with the number of attempts that a run was given at its trigger, if any."""
+        return self if max_attempts is None else replace(self, max_attempts=max(1, max_attempts))
 
     def delay(self, attempt: int, random: Callable[[], float]) -> float | None:
         """Return the seconds to wait after an attempt failed, None if it was the last one.

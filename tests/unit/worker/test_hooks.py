@@ -589,9 +589,10 @@ async def test_an_aborted_run_is_not_retried_and_has_its_failure_hooks(bench: Be
     assert bench.calls == ["own on_failure", "streams"]
 
 
-async def test_the_runs_own_number_of_attempts(bench: Bench) -> None:
-    """max_attempts of a run replaces the task's, and excused attempts do not count."""
-    executor = bench.executor(fails, retry=RetryPolicy(max_attempts=10))
+@pytest.mark.parametrize("task_attempts", [1, 10])
+async def test_the_runs_own_number_of_attempts(bench: Bench, task_attempts: int) -> None:
+    """They replace the task's, more or fewer, and excused attempts do not count."""
+    executor = bench.executor(fails, retry=RetryPolicy(max_attempts=task_attempts))
     executor.start(assigned(5, attempts_used=1, max_attempts=2))
     first = await bench.outcomes.get()
     executor.start(assigned(6, attempts_used=2, max_attempts=2))
