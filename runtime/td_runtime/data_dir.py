@@ -16,7 +16,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import socket
 import stat
 from collections.abc import Iterator
@@ -149,6 +148,8 @@ class DataDir:
         draft.unlink(missing_ok=True)
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
+            import secrets  # once in a folder's life; it brings OpenSSL along
+
             file.write(f"tr_prod_{secrets.token_urlsafe(24)}\n")
             file.flush()
             os.fsync(file.fileno())

@@ -17,11 +17,14 @@ and leaves with `error.exit_code`. This module imports nothing of ours.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 __all__ = [
+    "OUT_OF_ROOM",
     "AlreadyRunningError",
     "ConfigError",
     "ControlPlaneUnavailableError",
@@ -31,7 +34,14 @@ __all__ = [
     "TdRuntimeError",
     "TooManyRestartsError",
     "UsageError",
+    "naming_refusal",
 ]
+
+OUT_OF_ROOM: Final = (
+    "Raise what limits processes, memory and descriptors "
+    "(`ulimit -a`; a unit's TasksMax= and MemoryMax=), then start again."
+)
+"""What to do when the system refuses a process."""
 
 
 class ExitCode(IntEnum):
@@ -152,6 +162,17 @@ class AlreadyRunningError(TdRuntimeError):
     """Another supervisor holds the data folder."""
 
     exit_code = ExitCode.ALREADY_RUNNING
+
+
+@contextlib.contextmanager
+def naming_refusal(what: str) -> Iterator[None]:
+    """Raise TdRuntimeError, which says what to do, where the system refuses *what* a process."""
+    try:
+        yield
+    except OSError as error:
+        raise TdRuntimeError(
+            f"{what} could not be forked: {error.strerror}", advice=OUT_OF_ROOM
+        ) from error
 
 
 def _first_paragraph(cls: type) -> str:

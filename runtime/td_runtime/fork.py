@@ -27,23 +27,13 @@ from typing import Any, Final, Protocol
 from multiprocess.context import ForkContext
 from multiprocess.process import BaseProcess
 
-from td_runtime.errors import TdRuntimeError
-
 __all__ = [
-    "OUT_OF_ROOM",
     "Child",
     "Guard",
     "die_with_parent",
     "fork_child",
-    "naming_refusal",
     "require_single_thread",
 ]
-
-OUT_OF_ROOM: Final = (
-    "Raise what limits processes, memory and descriptors "
-    "(`ulimit -a`; a unit's TasksMax= and MemoryMax=), then start again."
-)
-"""What to do when the system refuses a process."""
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -176,17 +166,6 @@ def _is_open(fd: int) -> bool:
         return False
 
     return True
-
-
-@contextlib.contextmanager
-def naming_refusal(what: str) -> Iterator[None]:
-    """Raise TdRuntimeError, which says what to do, where the system refuses *what* a process."""
-    try:
-        yield
-    except OSError as error:
-        raise TdRuntimeError(
-            f"{what} could not be forked: {error.strerror}", advice=OUT_OF_ROOM
-        ) from error
 
 
 @contextlib.contextmanager

@@ -15,8 +15,13 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from td_runtime.errors import ExitCode, StoreError, TdRuntimeError, TooManyRestartsError
-from td_runtime.fork import OUT_OF_ROOM
+from td_runtime.errors import (
+    OUT_OF_ROOM,
+    ExitCode,
+    StoreError,
+    TdRuntimeError,
+    TooManyRestartsError,
+)
 from td_runtime.restart import Deaths, RestartPolicy
 
 __all__ = ["GatewayProcess"]
@@ -27,6 +32,10 @@ _STOP_GRACE: Final = 3.0
 """Seconds the gateway has for the requests in flight before it is killed."""
 
 
+def _raise(error: TdRuntimeError) -> None:
+    raise error
+
+
 class GatewayProcess:
     """The gateway as the supervisor sees it. All methods belong to the supervisor's loop.
 
@@ -35,7 +44,10 @@ class GatewayProcess:
             API key, which must be in no argument list and no environment.
         keep: Descriptors it inherits (the log sink's).
         hidden: Environment variables that hold the API key, and that it does not get.
+
+    Attributes:
         on_given_up: Called when it kept dying, cannot be started, or cannot open its store.
+        ready: Set once it answers, until it dies.
     """
 
     def __init__(
@@ -44,7 +56,7 @@ class GatewayProcess:
         *,
         keep: tuple[int, ...],
         hidden: frozenset[str],
-        on_given_up: Callable[[TdRuntimeError], None],
+        on_given_up: Callable[[TdRuntimeError], None] = _raise,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
@@ -52,7 +64,7 @@ class GatewayProcess:
         self._hidden = hidden
         self._policy = RestartPolicy()
         self._deaths = Deaths()
-        self._on_given_up = on_given_up
+        self.on_given_up = on_given_up
         self._loop = loop
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -185,7 +197,7 @@ class GatewayProcess:
             return
         if status == ExitCode.STORE and self._ready_at is None:
             # Starting again would not help: somebody has to look at the file.
-            self._on_given_up(
+            self.on_given_up(
                 StoreError(
                     "the gateway cannot open its store",
                     where=f"{self._settings['data_dir']}/platform.db",
@@ -202,7 +214,7 @@ class GatewayProcess:
                 self._deaths, lived=lived, random=random.random, who="the gateway"
             )
         except TooManyRestartsError as error:
-            self._on_given_up(error if refusal is None else _refused(refusal))
+            self.on_given_up(error if refusal is None else _refused(refusal))
             return
         self._deaths = restart.deaths
         self._exited.clear()

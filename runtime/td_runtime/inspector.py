@@ -10,8 +10,8 @@ from typing import Final, Self
 import msgspec
 
 from td_runtime.config import Config, TaskConfig
-from td_runtime.errors import TaskImportError
-from td_runtime.fork import Child, Guard, fork_child, naming_refusal
+from td_runtime.errors import TaskImportError, naming_refusal
+from td_runtime.fork import Child, Guard, fork_child
 from td_runtime.retries import retry_policy
 from td_worker.errors import TaskLoadError
 from td_worker.task import TaskFacts, TaskSpec, load_task

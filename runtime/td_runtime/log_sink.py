@@ -27,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from td_runtime.fork import naming_refusal
+from td_runtime.errors import naming_refusal
 from td_runtime.logs import Format, Renderer
 from td_runtime.logs.writer import LineWriter
 

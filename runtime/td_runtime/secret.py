@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-
 __all__ = ["Secret"]
 
 
@@ -25,6 +23,8 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
+
+        import hmac  # where it is compared: it brings OpenSSL along
 
         return hmac.compare_digest(self._text.encode(), other._text.encode())
 

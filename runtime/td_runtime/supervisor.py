@@ -3,14 +3,13 @@
 One process, one thread, one loop. It owns the run store and never imports task code. What may be
 open when it forks, and what children do with it, is in :mod:`td_runtime.fork`.
 
-Start order: data folder → log sink → gateway → tasks inspected → last workers gone → store →
-workers → control socket. Stop order (design §3): no more hand-outs → workers drain → gateway →
-log sink. Who may die when: docs/concepts/processes.md.
+Start order: data folder → log sink → gateway (:mod:`td_runtime.start`) → tasks inspected → last
+workers gone → store → workers → control socket. Stop order (design §3): no more hand-outs →
+workers drain → gateway → log sink. Who may die when: docs/concepts/processes.md.
 """
 
 import asyncio
 import contextlib
-import importlib
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -26,13 +25,10 @@ from td_runtime import __version__, logs
 from td_runtime.config import Config
 from td_runtime.control_messages import StatusView, Stopping, WorkerView
 from td_runtime.control_server import ControlServer
-from td_runtime.data_dir import DataDir
 from td_runtime.dispatch import Dispatcher
-from td_runtime.errors import ConfigError, TdRuntimeError
-from td_runtime.folders import prepare_folders
+from td_runtime.errors import TdRuntimeError
 from td_runtime.gateway_process import GatewayProcess
 from td_runtime.inspector import inspect_tasks, task_specs
-from td_runtime.log_sink import LogSink
 from td_runtime.loops import Loops
 from td_runtime.payloads import PayloadChecker
 from td_runtime.relay import NoticeRelay
@@ -41,17 +37,15 @@ from td_runtime.requests import Requests
 from td_runtime.retention import Retention
 from td_runtime.schedule import Schedule
 from td_runtime.scheduler import Scheduler, Tick
-from td_runtime.secret import Secret
-from td_runtime.service_manager import ServiceManager
+from td_runtime.start import Ground, control_plane_url
 from td_runtime.store import RunStore, Status, open_store
 from td_runtime.terminal import Terminal
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
+from td_worker.executor import Limits
 from td_worker.messages import FromWorker, NoticeSent, TriggerItem
+from td_worker.process import run_worker
+from td_worker.runtime import WorkerSettings
 from td_worker.task import TaskFacts
-
-# What workers need takes half of the start: it is imported while the gateway boots.
-if TYPE_CHECKING:
-    from td_worker.runtime import WorkerSettings
 
 __all__ = ["Supervisor"]
 
@@ -67,39 +61,40 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Supervisor:
-    """One life of ``td-runtime start``.
+    """One life of ``td-runtime start``, from where the gateway boots.
+
+    To be called in this order: ``prepare``, ``run``, ``raise_failure``.
 
     Args:
         config: The configuration.
-        log_to: The descriptor log lines go to in the end, 1 or 2.
-        allow_faults: Whether the gateway obeys ``platform fault``.
+        ground: What stands by now.
+        gateway: The gateway, booting, where it is the control plane.
         owner_fd: Reads EOF when whoever started this supervisor is gone; then it stops, too.
     """
 
     def __init__(
         self,
         config: Config,
+        ground: Ground,
+        gateway: GatewayProcess | None,
         *,
-        log_to: int = 1,
-        allow_faults: bool = False,
         owner_fd: int | None = None,
     ) -> None:
         self._config = config
-        self._log_to = log_to
-        self._log_format: logs.Format = logs.resolve_format(config.log.format, log_to)
-        self._allow_faults = allow_faults
+        self._ground = ground
         self._owner_fd = owner_fd
-        self._service = ServiceManager.from_environment()
+        self._service = ground.service
         self._terminal = Terminal()
-        self._data_dir = DataDir(config.runtime.data_dir)
+        self._data_dir = ground.data_dir
+        self._sink = ground.sink
+        self._gateway = gateway
+        self._url = control_plane_url(config, ground.data_dir)
         self._relay = NoticeRelay()
         self._started_at = time.time()
         self._state = "starting"
         self._stops = 0
         self._drain_timeout = config.runtime.drain_timeout
         self._failure: BaseException | None = None
-        self._secret: Secret
-        self._sink: LogSink
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._hurry: asyncio.Event
@@ -113,81 +108,40 @@ class Supervisor:
         self._pool: WorkerPool
         self._payloads: PayloadChecker
         self._typed: set[str] = set()
-        self._gateway: GatewayProcess | None = None
         self._first_worker = asyncio.Event()
         self._all_workers = asyncio.Event()
 
-    def run(self) -> None:
-        """Run until told to stop.
+    def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Do what must be done before workers are forked, and before *loop* runs.
 
         Raises:
-            TdRuntimeError: What could not be started, or gave up; carries the exit code.
+            TaskImportError: The tasks cannot be imported.
         """
-        prepare_folders(self._config)
-        with self._data_dir.owned():
-            self._secret = self._find_secret()
-            host = socket.gethostname()
-            sink = LogSink.start(out_fd=self._log_to, format=self._log_format, host=host)
-            with sink as self._sink:
-                self._configure_logs(None)
-                self._run_logged()
-
-    def _run_logged(self) -> None:
-        log.info("runtime.started", version=__version__, **self._config.log_context())
-        with asyncio.Runner() as runner:
-            self._loop = runner.get_loop()
-            # First of all: it boots while this process imports, and looks at the tasks.
-            url = self._start_gateway()
-            try:
-                self._prepare_workers()
-            except BaseException:
-                self._abandon_gateway()
-                raise
-            runner.run(self._main(url))
-        log.info("runtime.stopped")
-        if self._failure is not None:
-            raise self._failure
-
-    def _prepare_workers(self) -> None:
-        """Do what must be done before a worker is forked, and what all workers then share."""
-        importlib.import_module("td_worker.process")
+        self._loop = loop
         self._register(inspect_tasks(self._config, keep=(self._sink.fd,)))
         # Before there are signal handlers: a stop signal ends this wait.
         self._data_dir.wait_for_workers()
+
+    def raise_failure(self) -> None:
+        """Raise what made it stop, if that was a failure.
+
+        Raises:
+            TdRuntimeError: What gave up; carries the exit code.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def _register(self, found: list[TaskFacts]) -> None:
         for facts in found:
             log.info("task.registered", task=facts.id, entrypoint=facts.entrypoint)
         self._typed = {facts.id for facts in found if facts.payload_schema is not None}
 
-    def _abandon_gateway(self) -> None:
-        if self._gateway is not None:
-            self._gateway.kill()
-
-    def _find_secret(self) -> Secret:
-        configured = self._config.control_plane.secret_key
-        if configured is not None:
-            return configured
-
-        return self._data_dir.secret()
-
-    def _configure_logs(self, worker: int | None, ring: logs.LineRing | None = None) -> None:
-        config = self._config
-        logs.configure(
-            self._sink.fd,
-            format=self._log_format,
-            level=config.log.level,
-            host=socket.gethostname(),
-            worker=worker,
-            max_line=config.limits.log_line,
-            max_traceback=config.limits.traceback,
-            ring=ring,
-        )
-        logs.register_secret(self._secret.reveal())
-
     # ------------------------------------------------------------ life
 
-    async def _main(self, url: str) -> None:
+    async def run(self) -> None:
+        """Run until told to stop."""
+        if self._gateway is not None:
+            self._gateway.on_given_up = self._fail
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loop.set_exception_handler(self._callback_failed)
@@ -200,9 +154,9 @@ class Supervisor:
         if self._owner_fd is not None:
             self._loop.add_reader(self._owner_fd, self._owner_gone)
         async with open_store(self._data_dir.run_store) as self._store:
-            await self._serve(url)
+            await self._serve()
 
-    async def _serve(self, url: str) -> None:
+    async def _serve(self) -> None:
         for run in await self._store.requeue_unfinished():
             log.info("run.requeued", **run.log_context())
         self._payloads = self._make_payloads()
@@ -216,7 +170,7 @@ class Supervisor:
         )
         self._retention = Retention(self._store, self._config.store)
         retention = self._in_background(self._retention.run())
-        self._pool = self._make_pool(url)
+        self._pool = self._make_pool()
         self._pool.start()
         self._payloads.start()
         self._requests = Requests(
@@ -239,7 +193,7 @@ class Supervisor:
         stopped = self._loop.create_task(self._stop.wait())
         if await self._all_ready(stopped):
             self._state = "running"
-            log.info("runtime.ready", control_plane=self._control_plane_url())
+            log.info("runtime.ready", control_plane=self._url)
             if self._owner_fd is not None:
                 with contextlib.suppress(BrokenPipeError):
                     os.write(self._owner_fd, b"ready\n")
@@ -311,7 +265,7 @@ class Supervisor:
         """
         self._config = config
         self._drain_timeout = config.runtime.drain_timeout
-        self._configure_logs(None)
+        self._ground.configure_logs(config)
         self._register(facts)
         outdated, self._payloads = self._payloads, self._make_payloads()
         with contextlib.suppress(OSError):  # then it is forked at the next trigger
@@ -341,7 +295,7 @@ class Supervisor:
         """Say what runs, for the service manager."""
         workers, tasks = self._config.runtime.workers, len(self._config.tasks)
 
-        return f"{workers} workers, {tasks} tasks, control plane {self._control_plane_url()}"
+        return f"{workers} workers, {tasks} tasks, control plane {self._url}"
 
     def _keep_alive(self) -> None:
         """Tell the service manager that the loop turns, as often as it wants to hear it."""
@@ -469,64 +423,13 @@ class Supervisor:
 
     # ------------------------------------------------------------ processes
 
-    def _control_plane_url(self) -> str:
-        if not self._config.control_plane.is_embedded:
-            return self._config.control_plane.url
-        host = self._config.gateway.listen.host
-        port = self._data_dir.read_port()
-
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    def _start_gateway(self) -> str:
-        """Start the gateway where it is the control plane; return the control plane's URL."""
-        if not self._config.control_plane.is_embedded:
-            return self._control_plane_url()
-        host, port = self._config.gateway.listen.host, self._choose_port()
-        self._gateway = GatewayProcess(
-            self._gateway_settings(host, port),
-            keep=(self._sink.fd,),
-            hidden=self._config.secret_variables,
-            on_given_up=self._fail,
-            loop=self._loop,
-        )
-        self._gateway.start()
-
-        return self._control_plane_url()
-
-    def _choose_port(self) -> int:
-        listen = self._config.gateway.listen
-        try:
-            return self._data_dir.port(listen.host, listen.port)
-        except OSError as error:
-            raise ConfigError(
-                f'{self._config.path}: gateway.listen = "{listen}": '
-                f"nobody can listen there on this machine: {error.strerror}",
-                where=str(self._config.path),
-                advice='Name an address of this machine, such as "127.0.0.1:0".',
-            ) from error
-
-    def _gateway_settings(self, host: str, port: int) -> dict[str, Any]:
-        return {
-            "data_dir": str(self._data_dir.path),
-            "host": host,
-            "port": port,
-            "secret_key": self._secret.reveal(),
-            "allow_faults": self._allow_faults,
-            "allow_origins": self._config.gateway.allow_origins,
-            "log": {
-                "format": self._log_format,
-                "level": self._config.log.level,
-                "fd": self._sink.fd,
-            },
-        }
-
-    def _make_pool(self, url: str) -> WorkerPool:
+    def _make_pool(self) -> WorkerPool:
         runtime = self._config.runtime
 
         return WorkerPool(
             runtime.workers,
-            body=lambda number, sock, ring: self.run_worker(number, sock, url, ring),
-            secret=self._secret,
+            body=lambda number, sock, ring: self.run_worker(number, sock, ring),
+            secret=self._ground.secret,
             sink=self._sink,
             events=WorkerEvents(
                 on_message=self._receive,
@@ -539,13 +442,8 @@ class Supervisor:
             tasks=[task.id for task in self._config.tasks],
         )
 
-    def _worker_settings(
-        self, number: int, url: str, attach: Callable[..., None]
-    ) -> "WorkerSettings":
+    def _worker_settings(self, number: int, attach: Callable[..., None]) -> WorkerSettings:
         """Return what worker *number* is told."""
-        from td_worker.executor import Limits
-        from td_worker.runtime import WorkerSettings
-
         config = self._config
 
         return WorkerSettings(
@@ -553,7 +451,7 @@ class Supervisor:
             tasks=task_specs(config),
             import_path=str(config.folder),
             lock_file=str(self._data_dir.workers_lock),
-            control_plane_url=url,
+            control_plane_url=self._url,
             credentials_dir=Path(config.credentials.dir),
             max_age=config.credentials.max_age,
             concurrency=config.runtime.concurrency,
@@ -571,16 +469,14 @@ class Supervisor:
             attach=attach,
         )
 
-    def run_worker(self, number: int, sock: socket.socket, url: str, ring: logs.LineRing) -> int:
+    def run_worker(self, number: int, sock: socket.socket, ring: logs.LineRing) -> int:
         """Be worker *number*, in the forked child: log as this worker, capture what is printed."""
-        from td_worker.process import run_worker
-
-        self._configure_logs(number, ring)
+        self._ground.configure_logs(self._config, worker=number, ring=ring)
         # Task code and what it starts must not find the key in their environment.
         for name in self._config.secret_variables:
             os.environ.pop(name, None)
         output = logs.CapturedOutput(logs.emit_printed)
-        settings = self._worker_settings(number, url, partial(_attach, output))
+        settings = self._worker_settings(number, partial(_attach, output))
         with logs.capture_prints():
             status = run_worker(settings, sock)
         logs.close()
@@ -611,7 +507,7 @@ class Supervisor:
             version=__version__,
             state=self._state,
             started_at=self._started_at,
-            control_plane_url=self._control_plane_url(),
+            control_plane_url=self._url,
             gateway_pid=self._gateway.pid if self._gateway else None,
             workers=[self._worker_view(w) for _, w in sorted(self._pool.workers.items())],
             runs={str(status): count for status, count in counts.items() if count},

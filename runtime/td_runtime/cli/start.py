@@ -30,19 +30,21 @@ def start(
     one stops at once.
     """
     # Here and not above: the other commands need neither its import time nor its memory.
-    from td_runtime.supervisor import Supervisor
+    from td_runtime.start_imports import imports_without_extras
+
+    with imports_without_extras():
+        from td_runtime.start import start as start_supervisor
 
     if owner_fd is not None:
         os.set_inheritable(owner_fd, False)
     loaded = load(config)
-    supervisor = Supervisor(
-        loaded,
-        log_to=2 if log_to_stderr else 1,
-        allow_faults=allow_faults,
-        owner_fd=owner_fd,
-    )
     with _reloading(loaded) if reload else contextlib.nullcontext():
-        supervisor.run()
+        start_supervisor(
+            loaded,
+            log_to=2 if log_to_stderr else 1,
+            allow_faults=allow_faults,
+            owner_fd=owner_fd,
+        )
 
 
 def _reloading(config: Config) -> contextlib.AbstractContextManager[None]:
