@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import sqlite3
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +16,7 @@ import pytest
 
 from tests.gateway_process import GatewayProcess, start_gateway
 from tests.integration.gateway.client import Event, Stream, as_owner, read_events
+from tests.integration.gateway.h2_session import append_input, append_session, frame
 from tests.integration.gateway.public_tokens import bearer
 
 ORIGIN = "https://app.example"
@@ -438,6 +442,93 @@ def test_other_messages_stay_as_they_are(gateway: GatewayProcess, body: str) -> 
 
     (found,) = records(subscribe(gateway, session, "in"))
     assert json.loads(found["body"])["data"] == body
+
+
+def sender(gateway: GatewayProcess, session: str, **claims: Any) -> Stream:
+    """A session's `in` as the holder of a public token has it in the stream store."""
+    return mint(
+        gateway, session, "in", **bearer(gateway.secret_key, f"write:sessions:{session}", **claims)
+    )
+
+
+def envelope(data: object) -> str:
+    return json.dumps({"data": data, "id": "part-1"})
+
+
+def test_a_senders_records_are_stripped_too(gateway: GatewayProcess) -> None:
+    """SI1 in the stream store: as a text, an object or without an envelope, on every wire."""
+    stream = sender(gateway, "si1-raw")
+    forged = json.loads(FORGED)
+    escaped = envelope(FORGED).replace("actionSource", "action\\u0053ource")
+    bodies = [envelope(FORGED), envelope(forged), FORGED, escaped]
+    stream.append(*bodies)
+    encoded = [{"body": base64.b64encode(body.encode()).decode()} for body in bodies]
+    stream.post({"records": encoded}, **{"s2-format": "base64"})
+    with append_session(stream) as session:
+        session.send(frame(append_input(*(body.encode() for body in bodies))))
+        session.end()
+        assert [flag for flag, _ in session.frames()] == [0]
+
+    found = [json.loads(body) for body in as_owner(gateway, stream).bodies()]
+    messages = [record.get("data", record) for record in found]
+    opened = [json.loads(one) if isinstance(one, str) else one for one in messages]
+    assert opened == [{"kind": "message", "payload": {"text": "hi ü", "n": 1.5}}] * 12
+
+
+def test_a_senders_other_records_stay_as_they_are(gateway: GatewayProcess) -> None:
+    """SI2, SI3, SI4 in the stream store; and nobody looks at what the secret key sends."""
+    bodies = [
+        envelope('{"payload": {"actionSource": "button"}}'),
+        '{ "data": "\\u00fc",  "id": "x" }',
+        '{"data": {"actionSource": "webhook"',
+        "actionSource webhook",
+        "[" * 5000,
+    ]
+    theirs, ours = sender(gateway, "si2-raw"), mint(gateway, "si2-raw", "in")
+    theirs.append(*bodies)
+    ours.append(envelope(FORGED))
+
+    assert as_owner(gateway, ours).bodies() == [*bodies, envelope(FORGED)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        envelope('{"x": ' + "[" * 20_000 + "]" * 20_000 + ', "payload": {"actionSource": 1}}'),
+        FORGED.replace("1.5", str([0] * 9).replace("0", "1e15")),
+    ],
+    ids=["deep", "growing"],
+)
+def test_what_cannot_be_looked_at_is_refused(gateway: GatewayProcess, body: str) -> None:
+    """A message that only other parsers can read could hold anything: 422, in a session too."""
+    stream = sender(gateway, "si-refused")
+    answer = stream.append(body)
+    with append_session(stream) as session:
+        session.send(frame(append_input(body.encode())))
+        status, document, _ = session.terminal()
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    assert (status, document["code"]) == (422, "invalid")
+
+
+def test_a_message_that_is_too_deep_is_refused(gateway: GatewayProcess) -> None:
+    """The append route says so in its own form."""
+    body = '{"actionSource": ' + "[" * 20_000 + "]" * 20_000 + "}"
+    answer = request(gateway, "POST", "deep", "in/append", content=body.encode())
+
+    assert answer.status_code == 413
+    assert answer.json() == {"ok": False, "error": "the message is nested too deeply"}
+
+
+def test_a_senders_credential_ends_with_his_token(gateway: GatewayProcess) -> None:
+    """Who may send for a minute gets no credential for a day."""
+    sender(gateway, "short", life_s=60.0)
+    with contextlib.closing(sqlite3.connect(gateway.data_dir / "platform.db")) as connection:
+        (expires_at,) = connection.execute(
+            "SELECT expires_at FROM tokens WHERE slot = 'session/short/main/in'"
+        ).fetchone()
+
+    assert expires_at <= time.time() + 60.0
 
 
 def test_records_go_on_after_an_id(gateway: GatewayProcess) -> None:

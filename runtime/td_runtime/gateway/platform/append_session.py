@@ -132,7 +132,7 @@ class AppendSession:
             await self._room.wait()
         self._holder.check()
         batch = protobuf.parse_append(body)
-        self._holder.rights.require(batch.ops)
+        self._holder.admit(batch)
         if self._is_ended:  # it failed while this one waited for room
             return
         ack = self._streams.submit(self._name, batch, creation=self._creation, series=self._series)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final, Literal, cast
 
 from td_runtime.gateway.errors import RecordsInvalidError, StoreUnavailableError
@@ -29,7 +30,7 @@ from td_runtime.gateway.platform.parts import Parts, new_part_id
 from td_runtime.gateway.platform.session_runs import SessionRuns
 from td_runtime.gateway.platform.sessions import Session, Sessions
 from td_runtime.gateway.platform.subscription import Subscriptions, parse_cursor, parse_wait
-from td_runtime.gateway.platform.tokens import SENDER_OPS, TOKEN_OPS
+from td_runtime.gateway.platform.tokens import SENDER_OPS, TOKEN_LIFE_S, TOKEN_OPS
 from td_runtime.gateway.platform.waitpoints import Waitpoints
 
 PREFIX: Final = "/realtime/v1/sessions/"
@@ -147,6 +148,7 @@ class ChannelRoutes:
             slot=channel.slot(io),
             stream=channel.stream(io),
             ops=TOKEN_OPS if caller.is_secret else SENDER_OPS,
+            life_s=min(TOKEN_LIFE_S, caller.expires_at - time.time()),
         )
 
     async def _append(
@@ -162,10 +164,9 @@ class ChannelRoutes:
         refusal = _refuse_ended(channel.session)
         if refusal is not None:
             return refusal
-        text = body.decode("utf-8", "replace")
+        text = body.decode("utf-8", "replace") if io == "out" else _read_message(body)
         part_id = exchange.headers.get("x-part-id")
         if io == "out" or channel.name != MAIN or channel.session is None:
-            text = text if io == "out" else strip_forged_source(text)
             return await self._store(channel.stream(io), text, part_id)
 
         return await self._deliver(channel.session, channel.stream(io), text, part_id)
@@ -177,7 +178,7 @@ class ChannelRoutes:
         was_live = self._session_runs.is_live(session)
         if not was_live:
             await self._ensure_run(session)
-        reply = await self._store(stream, strip_forged_source(text), part_id)
+        reply = await self._store(stream, text, part_id)
         if was_live:  # and may have ended before it could see the message
             await self._ensure_run(session)
 
@@ -262,6 +263,13 @@ def _check_names(io: str, name: str) -> None:
         raise RefusalError(
             answers.params_error("a channel's name is 1 to 128 of letters, digits, `.`, `_`, `-`")
         )
+
+
+def _read_message(body: bytes) -> str:
+    try:
+        return strip_forged_source(body.decode("utf-8", "replace"))
+    except RecordsInvalidError as error:
+        raise RefusalError(answers.not_appended(413, str(error))) from None
 
 
 def _ended(session: Session | None) -> str | None:

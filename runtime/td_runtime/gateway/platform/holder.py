@@ -10,12 +10,16 @@ from typing import Final
 
 from td_runtime.gateway.errors import TokenRefusedError
 from td_runtime.gateway.exchange import Exchange
+from td_runtime.gateway.platform.forgery import strip_forged_record
 from td_runtime.gateway.platform.issued_tokens import PREFIX, IssuedTokens
+from td_runtime.gateway.platform.records import Batch
 from td_runtime.gateway.platform.rights import NEVER, OWNER, Match, Rights
-from td_runtime.gateway.platform.tokens import Tokens
+from td_runtime.gateway.platform.tokens import SENDER_OPS, Tokens
 
 BASIN: Final = "td-embedded"
 """The basin that the control plane hands out; its streams have no basin in their stored name."""
+
+_SENDER_OPS: Final = frozenset(SENDER_OPS)
 
 
 class Holder:
@@ -34,6 +38,18 @@ class Holder:
         """
         if self.rights is not OWNER:
             self._gate.identify(self._bearer)
+
+    def admit(self, batch: Batch) -> None:
+        """Look at what is to be appended, and take out of it what its sender may not claim.
+
+        Raises:
+            PermissionDeniedError: It needs operations that are not allowed.
+            RecordsInvalidError: It cannot be looked at.
+        """
+        self.rights.require(batch.ops)
+        if self.rights.is_sender:
+            for record in batch.records:
+                record.body = strip_forged_record(record.body)
 
     @contextlib.contextmanager
     def watch(self, on_ended: Callable[[], None]) -> Iterator[None]:
@@ -81,6 +97,7 @@ class Gate:
             basins=Match(exact=BASIN),
             streams=Match(exact=token.stream),
             expires_at=token.expires_at,
+            is_sender=token.ops == _SENDER_OPS,
         )
 
     @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from td_runtime.gateway.exchange import Reply, json_reply
-from td_runtime.gateway.platform.tokens import TOKEN_OPS, Tokens
+from td_runtime.gateway.platform.tokens import TOKEN_LIFE_S, TOKEN_OPS, Tokens
 
 FLUSH_INTERVAL_MS: Final = 100
 MAX_RETRIES: Final = 10
@@ -25,13 +25,20 @@ class Issuer:
         self._endpoint = endpoint
         self._basin = basin
 
-    async def issue(self, *, slot: str, stream: str, ops: tuple[str, ...] = TOKEN_OPS) -> Reply:
-        """A credential for one stream, which is created if need be; it allows ``ops``.
+    async def issue(
+        self,
+        *,
+        slot: str,
+        stream: str,
+        ops: tuple[str, ...] = TOKEN_OPS,
+        life_s: float = TOKEN_LIFE_S,
+    ) -> Reply:
+        """A credential for one stream, which is created if need be; arguments as ``Tokens.issue``.
 
         Raises:
             StoreUnavailableError: Nothing was stored.
         """
-        token = await self._tokens.issue(slot=slot, stream=stream, ops=ops)
+        token = await self._tokens.issue(slot=slot, stream=stream, ops=ops, life_s=life_s)
         headers = (
             ("X-S2-Access-Token", token),
             ("X-S2-Basin", self._basin),

@@ -72,7 +72,7 @@ class RecordsApi:
             return None
         spoken = dialect.spoken(exchange)
         batch = spoken.parse_append(await dialect.read_body(exchange))
-        target.holder.rights.require(batch.ops)
+        target.holder.admit(batch)
         ack = await self._streams.append(target.name, batch, creation=creation)
         wanted = dialect.wanted(exchange)
 

@@ -72,6 +72,8 @@ class Rights(msgspec.Struct, frozen=True):
     access_tokens: Match = NONE
     prefix: str = ""
     expires_at: float = NEVER
+    is_sender: bool = False
+    """Whose records are looked at: he may send messages, but not as anybody."""
 
     def may(self, op: str) -> bool:
         """Whether the operation is allowed somewhere."""

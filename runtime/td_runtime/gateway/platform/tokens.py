@@ -23,7 +23,8 @@ TOKEN_LIFE_S: Final = 24 * 3600
 TOKENS_CACHED: Final = 10_000
 # What Trigger.dev asks of S2 for the tokens it hands to writers; reading is not among them.
 TOKEN_OPS: Final = ("append", "create-stream", "trim")
-# For those who may send to a stream that is read by others: they must not delete its records.
+# For those who may send to a stream that is read by others: they must not delete its records, nor
+# say in theirs that they are somebody else.
 SENDER_OPS: Final = ("append",)
 
 
@@ -47,13 +48,21 @@ class Tokens:
         self._cache: dict[bytes, Token] = {}
         self._watchers: set[Callable[[], None]] = set()
 
-    async def issue(self, *, slot: str, stream: str, ops: tuple[str, ...] = TOKEN_OPS) -> str:
+    async def issue(
+        self,
+        *,
+        slot: str,
+        stream: str,
+        ops: tuple[str, ...] = TOKEN_OPS,
+        life_s: float = TOKEN_LIFE_S,
+    ) -> str:
         """Issue a fresh token for a stream, creating the stream if need be.
 
         Args:
             slot: Whose token it is, to end it by.
             stream: The stream's name.
             ops: What it allows.
+            life_s: Seconds until it expires.
 
         Returns:
             The token, once it is on disk. It cannot be had again.
@@ -63,7 +72,7 @@ class Tokens:
         """
         token = f"tds_{secrets.token_urlsafe(32)}"
         now = time.time()
-        row = (_hash(token), slot, stream, " ".join(ops), now, now + TOKEN_LIFE_S)
+        row = (_hash(token), slot, stream, " ".join(ops), now, now + life_s)
 
         def insert(connection: sqlite3.Connection) -> None:
             self._streams.ensure(connection, stream)
