@@ -16,7 +16,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from td_worker import context, streams
+from td_worker import context, streams, tasks
 
 async def write_for_ever_once(payload):
     attempt = context.attempt.number
@@ -64,7 +64,20 @@ async def count_up(payload):
 
 def die(payload):
     os.kill(os.getpid(), 9)
+
+async def wait_for_children(payload):
+    named = await tasks.trigger_and_wait("child", 1, idempotency_key="named")
+    doomed = await tasks.trigger_and_wait("die")
+    late = await tasks.batch_trigger_and_wait("child", [2, 3])
+    results = [named, doomed, *late]
+    return context.attempt.number, [[each.id, each.status] for each in results]
+
+async def child(payload):
+    return payload
 """
+
+
+DEATH = "the worker died under this run (signal 9)"
 
 
 def _pid_of(runtime: RuntimeProcess, run_id: str, attempt: int = 1) -> int:
@@ -218,6 +231,27 @@ def test_a_run_that_kills_its_worker_again_and_again_is_crashed(data_dir: Path) 
         assert view.outcome.error is not None
         assert "signal 9" in view.outcome.error.message
         assert view.attempt == 3
+
+
+def test_a_parent_whose_child_kills_its_worker_is_not_blamed(data_dir: Path) -> None:
+    """R8, R9: it starts over with each death, and finds every child that it had triggered."""
+    options = {"die": "retry = {max_attempts = 10, min_timeout = '10ms', max_timeout = '20ms'}"}
+    with RuntimeProcess(data_dir, tasks=TASKS, workers=1, task_options=options) as runtime:
+        parent = runtime.trigger("wait_for_children")
+        attempt, children = runtime.output(parent)
+
+        assert attempt > 1
+        assert [status for _, status in children] == [
+            "COMPLETED",
+            "CRASHED",
+            "COMPLETED",
+            "COMPLETED",
+        ]
+        accepted = [line["run_id"] for line in runtime.find("run.accepted")]
+        assert sorted(accepted) == sorted([parent, *(child for child, _ in children)])
+        deaths = runtime.find("run.requeued", error_message=DEATH)
+        deaths += runtime.find("run.retried", error_message=DEATH)
+        assert {line["task"] for line in deaths} == {"die"}
 
 
 def test_a_run_over_its_time_that_ignores_its_end_is_killed(data_dir: Path) -> None:
