@@ -15,6 +15,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.acceptance.command import td, write_project
+from tests.acceptance.forked import forked
 from tests.runtime_process import RuntimeProcess
 
 TASKS = """
@@ -314,7 +315,7 @@ def test_a_broken_config_is_told_by_file_key_and_value(data_dir: Path, broken: B
     for name, source in broken.files.items():
         (data_dir / name).write_text(source)
 
-    done = td("start", config=config, env=broken.env)
+    done = forked("start", config=config, env=broken.env)
 
     said = _refused(done, broken.code)
     for part in broken.says:
@@ -346,7 +347,7 @@ def test_a_folder_that_cannot_be_used_is_told(
     assert callable(make)
     make(data_dir / name)
 
-    said = _refused(td("start", config=config), 6)
+    said = _refused(forked("start", config=config), 6)
 
     assert f'{config}: {key} = "{data_dir / name}": ' in said
     assert reason in said
@@ -356,7 +357,9 @@ def test_a_data_folder_that_cannot_be_made_is_told(data_dir: Path) -> None:
     """`start` exits with 6 and names the path and its key."""
     config = write_project(data_dir, {"hello": "tasks:hello"}, tasks=TASKS)
 
-    done = td("start", config=config, env={"TD_RUNTIME_RUNTIME__DATA_DIR": "/proc/nowhere/data"})
+    done = forked(
+        "start", config=config, env={"TD_RUNTIME_RUNTIME__DATA_DIR": "/proc/nowhere/data"}
+    )
 
     said = _refused(done, 6)
     assert f'{config}: runtime.data_dir = "/proc/nowhere/data": the data folder cannot be made' in (
@@ -367,12 +370,12 @@ def test_a_data_folder_that_cannot_be_made_is_told(data_dir: Path) -> None:
 def test_check_finds_a_folder_that_cannot_be_used(data_dir: Path) -> None:
     """`check` finds what `start` would refuse, and makes neither folder."""
     config = write_project(data_dir, {"hello": "tasks:hello"}, tasks=TASKS)
-    assert td("check", config=config).returncode == 0
+    assert forked("check", config=config).returncode == 0
     assert not (data_dir / "data").exists()
     assert not (data_dir / "credentials").exists()
     _open_to_others(data_dir / "credentials")
 
-    done = td("check", config=config)
+    done = forked("check", config=config)
 
     assert done.returncode == 6
     assert f'{config}: credentials.dir = "{data_dir}/credentials"' in done.stderr
@@ -413,8 +416,8 @@ def test_a_runtime_that_is_not_up_is_told(data_dir: Path) -> None:
     """Commands that need a running supervisor say that none answers, where, and what to do."""
     config = write_project(data_dir, {"hello": "tasks:hello"}, tasks=TASKS)
 
-    status = _refused(td("status", config=config), 1)
-    env = _refused(td("env", config=config), 5)
+    status = _refused(forked("status", config=config), 1)
+    env = _refused(forked("env", config=config), 5)
 
     assert f"no supervisor answers at: {data_dir}/data next: Start one with" in status
     assert f"never started here at: {data_dir}/data next: Start it with" in env
@@ -440,10 +443,12 @@ def runtime() -> Iterator[RuntimeProcess]:
 
 def test_a_command_line_that_is_wrong_is_told(runtime: RuntimeProcess) -> None:
     """An unknown command or option exits with 2 and names it and the nearest one."""
-    command = _refused(td("statsu"), 2)
-    option = _refused(td("trigger", "hello", "--wiat", config=runtime.config), 2)
-    kind = _refused(td("platform", "fault", "explode", config=runtime.config), 2)
-    delay = _refused(td("platform", "fault", "delay", "--delay", "5 sec", config=runtime.config), 2)
+    command = _refused(forked("statsu"), 2)
+    option = _refused(forked("trigger", "hello", "--wiat", config=runtime.config), 2)
+    kind = _refused(forked("platform", "fault", "explode", config=runtime.config), 2)
+    delay = _refused(
+        forked("platform", "fault", "delay", "--delay", "5 sec", config=runtime.config), 2
+    )
 
     assert "No such command 'statsu'. Did you mean 'status'" in command
     assert "--wiat" in option
@@ -476,7 +481,7 @@ def test_a_payload_that_is_no_json_is_told(
     runtime: RuntimeProcess, payload: str, stdin: str | None, says: str
 ) -> None:
     """`trigger` exits with 2, and names the option, where it was read from, and what was there."""
-    done = td("trigger", "hello", "--payload", payload, config=runtime.config, stdin=stdin)
+    done = forked("trigger", "hello", "--payload", payload, config=runtime.config, stdin=stdin)
 
     assert re.search(says, _refused(done, 2))
 
@@ -488,7 +493,7 @@ def test_a_payload_over_the_limit_is_told(runtime: RuntimeProcess, tmp_path: Pat
     huge.write_text('"' + "x" * (20 << 20) + '"')
 
     for path in (big, huge):
-        done = td("trigger", "hello", "--payload", f"@{path}", config=runtime.config)
+        done = forked("trigger", "hello", "--payload", f"@{path}", config=runtime.config)
 
         said = _refused(done, 1)
         assert f"for task 'hello' has {path.stat().st_size} bytes; limits.payload = 1024" in said
@@ -499,7 +504,7 @@ def test_a_payload_that_the_task_refuses_starts_no_run(runtime: RuntimeProcess) 
     """The message names the task, the key, what it has and what was expected."""
     wrong, short = '{"number": 1, "lines": [7]}', '{"lines": []}'
     said = [
-        _refused(td("trigger", "order", "--payload", text, config=runtime.config), 1)
+        _refused(forked("trigger", "order", "--payload", text, config=runtime.config), 1)
         for text in (wrong, short)
     ]
 
@@ -649,7 +654,7 @@ def test_a_wrong_command_is_told_in_so_many_words(
     runtime: RuntimeProcess, arguments: str, code: int, says: str
 ) -> None:
     """It exits with its code, says what is wrong, where, and what to do, and changes nothing."""
-    done = td(*arguments.split(), config=runtime.config)
+    done = forked(*arguments.split(), config=runtime.config)
 
     store = runtime.data_dir.run_store
     expected = f"td-runtime: {says.format(config=runtime.config, store=store)}"
@@ -672,7 +677,7 @@ def test_a_command_that_is_no_command_is_told(
     runtime: RuntimeProcess, arguments: str, says: str
 ) -> None:
     """What the parser refuses exits with 2, and names the argument and its value."""
-    done = td(*arguments.split(), config=runtime.config, env={"COLUMNS": "200"})
+    done = forked(*arguments.split(), config=runtime.config, env={"COLUMNS": "200"})
 
     assert says in _refused(done, 2)
 
@@ -683,7 +688,7 @@ def test_a_beginning_of_several_ids_is_told(runtime: RuntimeProcess) -> None:
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=True))
     prefix = "".join(letter for letter, _ in same)
 
-    said = _refused(td("runs", "show", prefix, config=runtime.config), 2)
+    said = _refused(forked("runs", "show", prefix, config=runtime.config), 2)
 
     assert f"several runs begin with '{prefix}': {prefix}" in said
     assert "next: Give more characters of the one you mean." in said
@@ -696,14 +701,14 @@ def test_a_line_of_a_batch_that_is_no_json_starts_no_run(
     lines = tmp_path / "lines"
     lines.write_text("1\n2\n{three}\n")
 
-    done = td(
+    done = forked(
         *("trigger", "hello", "--batch", str(lines), "--tag", "broken-batch"), config=runtime.config
     )
 
     said = _refused(done, 2)
     assert "td-runtime: line 3 is not JSON: " in said
     assert f"got '{{three}}' at: --batch {lines} next: Each line is the payload of one run." in said
-    found = td("runs", "list", "--tag", "broken-batch", config=runtime.config)
+    found = forked("runs", "list", "--tag", "broken-batch", config=runtime.config)
     assert found.stderr == "no runs\n"
 
 
@@ -713,7 +718,7 @@ def test_a_batch_that_is_refused_in_the_middle_says_how_far_it_came(
     """Parts before are accepted; the message says which line is the first that is not."""
     lines = "".join('{"number": 1}\n' for _ in range(500)) + '{"numbr": 1}\n'
 
-    done = td("trigger", "order", "--batch", "-", config=runtime.config, stdin=lines)
+    done = forked("trigger", "order", "--batch", "-", config=runtime.config, stdin=lines)
 
     said = _refused(done, 1)
     assert "missing required field `number`" in said
@@ -725,6 +730,6 @@ def test_a_list_before_the_first_start_is_told(data_dir: Path) -> None:
     """Without a run store `runs list` exits with 6, and says where it would be."""
     config = write_project(data_dir, {"hello": "tasks:hello"}, tasks=TASKS)
 
-    said = _refused(td("runs", "list", config=config), 6)
+    said = _refused(forked("runs", "list", config=config), 6)
 
     assert f"there is no run store yet at: {data_dir}/data/runs.db" in said

@@ -15,6 +15,7 @@ import pytest
 
 from td_runtime import __version__
 from tests.acceptance.command import answer, command, running, td, write_project
+from tests.acceptance.forked import forked
 from tests.runtime_process import PATIENCE, RuntimeProcess
 
 TASKS = """
@@ -87,7 +88,7 @@ def test_a_payload_comes_from_the_command_line_a_file_or_stdin(
 
 def test_trigger_does_not_wait_unless_told(runtime: RuntimeProcess) -> None:
     """Without `--wait` it answers with the id of a run that is queued, durable, and then runs."""
-    document = answer(td("trigger", "echo", "--json", config=runtime.config))
+    document = answer(forked("trigger", "echo", "--json", config=runtime.config))
 
     assert document.keys() == {"run_id", "status", "output", "error"}
     assert document["status"] == "QUEUED"
@@ -123,8 +124,8 @@ def test_status_shows_supervisor_workers_and_runs(runtime: RuntimeProcess) -> No
     runtime.output(runtime.trigger("echo"))
     worker = runtime.status().workers[0]
 
-    document = answer(td("status", "--json", config=runtime.config))
-    shown = td("status", config=runtime.config).stdout
+    document = answer(forked("status", "--json", config=runtime.config))
+    shown = forked("status", config=runtime.config).stdout
 
     assert document["pid"] == runtime.process.pid
     assert document["state"] == "running"
@@ -163,7 +164,7 @@ def test_a_stream_that_is_not_there_is_said(runtime: RuntimeProcess) -> None:
     run_id = runtime.trigger("write", 1)
     runtime.result(run_id)
 
-    done = td("streams", "read", run_id, "nope", config=runtime.config)
+    done = forked("streams", "read", run_id, "nope", config=runtime.config)
 
     assert (done.returncode, done.stdout) == (0, "")
     assert f"stream 'nope' of {run_id} has no records" in done.stderr
@@ -267,8 +268,8 @@ def test_platform_stats_count_puts_and_records(runtime: RuntimeProcess) -> None:
     run_id = runtime.trigger("write", 12)
     runtime.result(run_id)
 
-    document = answer(td("platform", "stats", "--json", config=runtime.config))
-    shown = td("platform", "stats", config=runtime.config).stdout.splitlines()
+    document = answer(forked("platform", "stats", "--json", config=runtime.config))
+    shown = forked("platform", "stats", config=runtime.config).stdout.splitlines()
 
     assert document["puts"][f"run/{run_id}/log"] == 1
     assert document["records"][f"{run_id}/log"] == 12
@@ -291,9 +292,9 @@ def test_requests_can_be_broken_until_cleared(
 ) -> None:
     """Each kind of `platform fault` is in force as asked for, is listed, and ends by `clear`."""
     config = runtime.config
-    added = answer(td("platform", "fault", *arguments, config=config))
-    listed = answer(td("platform", "fault", "list", config=config))
-    cleared = answer(td("platform", "fault", "clear", config=config))
+    added = answer(forked("platform", "fault", *arguments, config=config))
+    listed = answer(forked("platform", "fault", "list", config=config))
+    cleared = answer(forked("platform", "fault", "clear", config=config))
 
     assert listed == added
     assert len(listed["faults"]) == 1
@@ -308,8 +309,8 @@ def test_tokens_can_be_ended(runtime: RuntimeProcess, kind: str) -> None:
     runtime.result(run_id)
     arguments = ["platform", "fault", kind, "--slot", f"run/{run_id}/log"]
 
-    first = answer(td(*arguments, config=runtime.config))
-    second = answer(td(*arguments, config=runtime.config))
+    first = answer(forked(*arguments, config=runtime.config))
+    second = answer(forked(*arguments, config=runtime.config))
 
     assert first == {"tokens": 1}
     assert second == {"tokens": 0}
@@ -351,7 +352,7 @@ def test_the_config_file_is_found(data_dir: Path) -> None:
     env = {"TD_RUNTIME_CONFIG": str(files["named"])}
 
     def found(cwd: Path, config: Path | None = None) -> str:
-        return td("check", config=config, cwd=cwd, env=env).stdout.splitlines()[0]
+        return forked("check", config=config, cwd=cwd, env=env).stdout.splitlines()[0]
 
     assert found(places["here"], files["given"]) == f"ok  config {files['given']}"
     assert found(places["here"]) == f"ok  config {files['here']}"

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.acceptance.command import answer, command, running, td, write_project
+from tests.acceptance.forked import forked
 from tests.runtime_process import PATIENCE, RuntimeProcess, wait_until_gone
 
 TASKS = """
@@ -91,13 +92,13 @@ def test_every_option_of_a_run_arrives(runtime: RuntimeProcess) -> None:
     words = [word for option in options.items() for word in option]
 
     triggered = answer(
-        td(
+        forked(
             *("trigger", "echo", "--payload", "[1]", "--tag", "red", "--tag", "blue", "--json"),
             *words,
             config=runtime.config,
         )
     )
-    run = answer(td("runs", "show", triggered["run_id"], "--json", config=runtime.config))
+    run = answer(forked("runs", "show", triggered["run_id"], "--json", config=runtime.config))
 
     assert run["status"] == "DELAYED"
     assert run["run_at"] >= before + 3600
@@ -123,9 +124,11 @@ def test_a_delay_may_be_a_time(runtime: RuntimeProcess) -> None:
     """`--delay` with a date and a zone is that moment."""
     tomorrow = datetime.now(timezone(timedelta(hours=2))) + timedelta(days=1)
     at = tomorrow.isoformat(timespec="minutes")
-    run_id = answer(td("trigger", "echo", "--delay", at, "--json", config=runtime.config))["run_id"]
+    run_id = answer(forked("trigger", "echo", "--delay", at, "--json", config=runtime.config))[
+        "run_id"
+    ]
 
-    run = answer(td("runs", "show", run_id, "--json", config=runtime.config))
+    run = answer(forked("runs", "show", run_id, "--json", config=runtime.config))
 
     assert run["run_at"] == datetime.fromisoformat(at).timestamp()
 
@@ -133,9 +136,9 @@ def test_a_delay_may_be_a_time(runtime: RuntimeProcess) -> None:
 def test_a_second_run_with_a_key_is_the_first(runtime: RuntimeProcess) -> None:
     """The same `--idempotency-key`: the first run's id, with what has become of it."""
     words = ("trigger", "echo", "--idempotency-key", "twice", "--payload", "5", "--json")
-    first = answer(td(*words, "--wait", config=runtime.config))
+    first = answer(forked(*words, "--wait", config=runtime.config))
 
-    second = answer(td(*words, config=runtime.config))
+    second = answer(forked(*words, config=runtime.config))
 
     assert second["run_id"] == first["run_id"]
     assert second["status"] == "COMPLETED"
@@ -146,14 +149,14 @@ def test_a_batch_has_a_run_for_each_line(runtime: RuntimeProcess, tmp_path: Path
     """Each line is a payload, empty ones are none; options hold for all; answers are in order."""
     (tmp_path / "lines").write_text('{"n": 1}\n\n"two"\n3\n')
 
-    done = td(
+    done = forked(
         *("trigger", "echo", "--batch", f"{tmp_path}/lines", "--tag", "batch", "--wait", "--json"),
         config=runtime.config,
     )
 
     runs = answer(done)["runs"]
     assert [run["output"]["got"] for run in runs] == [{"n": 1}, "two", 3]
-    tagged = answer(td("runs", "list", "--tag", "batch", "--json", config=runtime.config))
+    tagged = answer(forked("runs", "list", "--tag", "batch", "--json", config=runtime.config))
     assert [run["run_id"] for run in tagged["runs"]] == [run["run_id"] for run in reversed(runs)]
 
 
@@ -162,7 +165,7 @@ def test_a_batch_over_the_limit_is_sent_in_parts(runtime: RuntimeProcess) -> Non
     lines = "".join(f"{number}\n" for number in range(1200))
 
     runs = answer(
-        td("trigger", "echo", "--batch", "-", "--json", stdin=lines, config=runtime.config)
+        forked("trigger", "echo", "--batch", "-", "--json", stdin=lines, config=runtime.config)
     )
 
     ids = [run["run_id"] for run in runs["runs"]]
@@ -172,7 +175,9 @@ def test_a_batch_over_the_limit_is_sent_in_parts(runtime: RuntimeProcess) -> Non
 
 def test_a_batch_with_a_failed_run_fails(runtime: RuntimeProcess) -> None:
     """`--batch --wait` exits with 1 if one run did not complete, after it has told all."""
-    done = td("trigger", "fail", "--batch", "-", "--wait", stdin="1\n2\n", config=runtime.config)
+    done = forked(
+        "trigger", "fail", "--batch", "-", "--wait", stdin="1\n2\n", config=runtime.config
+    )
 
     assert done.returncode == 1
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["FAILED", "FAILED"]
@@ -189,7 +194,7 @@ def test_runs_are_listed_page_by_page(runtime: RuntimeProcess) -> None:
 
     def page(*more: str) -> dict[str, Any]:
         words = ("runs", "list", "--task", "nightly", "--limit", "3", "--json", *more)
-        found: dict[str, Any] = answer(td(*words, config=runtime.config))
+        found: dict[str, Any] = answer(forked(*words, config=runtime.config))
         return found
 
     first = page()
@@ -205,16 +210,19 @@ def test_runs_are_listed_page_by_page(runtime: RuntimeProcess) -> None:
 
 def test_a_list_has_the_runs_that_meet_every_condition(runtime: RuntimeProcess) -> None:
     """Status, task, tag, queue, parent and time each leave out what does not fit."""
-    good = answer(td("trigger", "echo", "--tag", "both", "--wait", "--json", config=runtime.config))
+    good = answer(
+        forked("trigger", "echo", "--tag", "both", "--wait", "--json", config=runtime.config)
+    )
     bad = answer(
-        td("trigger", "fail", "--tag", "both", "--wait", "--json", config=runtime.config), code=1
+        forked("trigger", "fail", "--tag", "both", "--wait", "--json", config=runtime.config),
+        code=1,
     )
     parent = runtime.trigger("middle", 1)
     runtime.result(parent)
     one, other = good["run_id"], bad["run_id"]
 
     def found(*more: str) -> list[str]:
-        page = answer(td("runs", "list", "--json", *more, config=runtime.config))
+        page = answer(forked("runs", "list", "--json", *more, config=runtime.config))
         return [run["run_id"] for run in page["runs"]]
 
     assert found("--tag", "both") == [other, one]
@@ -233,7 +241,7 @@ def test_a_list_in_a_pipe_is_plain_text(runtime: RuntimeProcess) -> None:
     for run_id in runtime.trigger_many("echo", [1, 2]):
         runtime.result(run_id)
 
-    done = td("runs", "list", "--limit", "1", config=runtime.config)
+    done = forked("runs", "list", "--limit", "1", config=runtime.config)
 
     header, line = done.stdout.splitlines()
     assert header.split() == ["run", "task", "status", "attempt", "created", "took", "tags"]
@@ -259,7 +267,7 @@ def test_a_list_on_a_terminal_is_a_table(runtime: RuntimeProcess) -> None:
 
 def test_nothing_found_is_said(runtime: RuntimeProcess) -> None:
     """No run meets the conditions: nothing on stdout, "no runs" on stderr, and no failure."""
-    done = td("runs", "list", "--tag", "nobody", config=runtime.config)
+    done = forked("runs", "list", "--tag", "nobody", config=runtime.config)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no runs\n")
 
@@ -269,7 +277,7 @@ def test_a_run_is_shown_in_words(runtime: RuntimeProcess) -> None:
     run_id = runtime.trigger("fail", "x" * 500)
     runtime.result(run_id)
 
-    done = td("runs", "show", run_id, config=runtime.config)
+    done = forked("runs", "show", run_id, config=runtime.config)
 
     assert done.returncode == 0
     facts = {line[:16].strip(): line[17:] for line in done.stdout.partition("\n\n")[0].splitlines()}
@@ -287,11 +295,11 @@ def test_payload_and_output_are_printed_alone(runtime: RuntimeProcess) -> None:
     for run_id in (done, failed):
         runtime.result(run_id)
 
-    assert answer(td("runs", "show", done, "--payload", config=runtime.config)) == {"a": [1]}
-    assert answer(td("runs", "show", done, "--output", config=runtime.config)) == {
+    assert answer(forked("runs", "show", done, "--payload", config=runtime.config)) == {"a": [1]}
+    assert answer(forked("runs", "show", done, "--output", config=runtime.config)) == {
         "got": {"a": [1]}
     }
-    none = td("runs", "show", failed, "--output", config=runtime.config)
+    none = forked("runs", "show", failed, "--output", config=runtime.config)
     assert (none.returncode, none.stdout) == (1, "")
     assert "the run has no output: it is FAILED" in none.stderr
 
@@ -301,8 +309,8 @@ def test_a_tree_is_shown_with_what_is_below(runtime: RuntimeProcess) -> None:
     run_id = runtime.trigger("parent")
     runtime.result(run_id)
 
-    shown = td("runs", "show", run_id, "--tree", config=runtime.config).stdout.splitlines()
-    runs = answer(td("runs", "show", run_id, "--tree", "--json", config=runtime.config))["runs"]
+    shown = forked("runs", "show", run_id, "--tree", config=runtime.config).stdout.splitlines()
+    runs = answer(forked("runs", "show", run_id, "--tree", "--json", config=runtime.config))["runs"]
 
     assert [(run["depth"], run["task"]) for run in runs] == [
         (0, "parent"),
@@ -311,7 +319,9 @@ def test_a_tree_is_shown_with_what_is_below(runtime: RuntimeProcess) -> None:
     assert [line.split()[0] for line in shown] == [run["run_id"] for run in runs]
     assert [len(line) - len(line.lstrip()) for line in shown] == [0, 2, 4, 2, 4]
     (_, middle, echo, *_) = runs
-    below = answer(td("runs", "show", middle["run_id"], "--tree", "--json", config=runtime.config))
+    below = answer(
+        forked("runs", "show", middle["run_id"], "--tree", "--json", config=runtime.config)
+    )
     assert [run["run_id"] for run in below["runs"]] == [middle["run_id"], echo["run_id"]]
 
 
@@ -320,12 +330,12 @@ def test_a_tree_is_shown_with_what_is_below(runtime: RuntimeProcess) -> None:
 
 def test_runs_are_canceled(runtime: RuntimeProcess) -> None:
     """Waiting ones at once, one that executes by telling it, ended ones not; who asked is kept."""
-    later = answer(td("trigger", "echo", "--delay", "1h", "--json", config=runtime.config))
+    later = answer(forked("trigger", "echo", "--delay", "1h", "--json", config=runtime.config))
     held, ended = runtime.trigger("hold"), runtime.trigger("echo")
     runtime.event("task.printed", run_id=held)
     runtime.result(ended)
 
-    done = td(
+    done = forked(
         *("runs", "cancel", later["run_id"], held[:-2], ended, "--json"), config=runtime.config
     )
 
@@ -337,7 +347,7 @@ def test_runs_are_canceled(runtime: RuntimeProcess) -> None:
     }
     assert runtime.result(held).status == "CANCELED"
     for run_id in (later["run_id"], held):
-        run = answer(td("runs", "show", run_id, "--json", config=runtime.config))
+        run = answer(forked("runs", "show", run_id, "--json", config=runtime.config))
         assert run["canceled_by"].startswith(_by())
 
 
@@ -346,7 +356,7 @@ def test_children_are_canceled_by_option(runtime: RuntimeProcess) -> None:
     run_id = runtime.trigger("hold_children")
     runtime.until(lambda _: len(runtime.tree(run_id)) == 3, "the children")
 
-    done = td("runs", "cancel", run_id, "--children", config=runtime.config)
+    done = forked("runs", "cancel", run_id, "--children", config=runtime.config)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 3
@@ -400,8 +410,8 @@ def test_waiting_for_a_run_ends_as_the_run_does(runtime: RuntimeProcess) -> None
     """`runs wait` prints the outcome; 0 for a completed run, 1 for any other."""
     good, bad = runtime.trigger("echo", 1), runtime.trigger("fail")
 
-    done = answer(td("runs", "wait", good, "--json", config=runtime.config))
-    failed = answer(td("runs", "wait", bad, "--json", config=runtime.config), code=1)
+    done = answer(forked("runs", "wait", good, "--json", config=runtime.config))
+    failed = answer(forked("runs", "wait", bad, "--json", config=runtime.config), code=1)
 
     assert (done["status"], done["output"]) == ("COMPLETED", {"got": 1})
     assert (failed["status"], failed["error"]["type"]) == ("FAILED", "ValueError")
@@ -411,12 +421,12 @@ def test_waiting_ends_in_time(runtime: RuntimeProcess) -> None:
     """`--timeout` gives up with 1, says that the run goes on, and it does."""
     run_id = runtime.trigger("hold")
 
-    done = td("runs", "wait", run_id, "--timeout", "200ms", config=runtime.config)
+    done = forked("runs", "wait", run_id, "--timeout", "200ms", config=runtime.config)
 
     assert (done.returncode, done.stdout) == (1, "")
     assert f"the run has not ended within 200ms\n  at: {run_id}" in done.stderr
     assert "It goes on" in done.stderr
-    assert td("runs", "cancel", run_id, config=runtime.config).returncode == 0
+    assert forked("runs", "cancel", run_id, config=runtime.config).returncode == 0
     assert runtime.result(run_id).status == "CANCELED"
 
 
@@ -427,8 +437,8 @@ def test_tasks_are_listed_with_their_runs(runtime: RuntimeProcess) -> None:
     """`tasks list` has what the config says of each task, and its runs by status."""
     runtime.result(runtime.trigger("fail"))
 
-    tasks = answer(td("tasks", "list", "--json", config=runtime.config))["tasks"]
-    lines = td("tasks", "list", config=runtime.config).stdout.splitlines()
+    tasks = answer(forked("tasks", "list", "--json", config=runtime.config))["tasks"]
+    lines = forked("tasks", "list", config=runtime.config).stdout.splitlines()
 
     found = {task["id"]: task for task in tasks}
     echo = found["echo"]
@@ -442,8 +452,8 @@ def test_tasks_are_listed_with_their_runs(runtime: RuntimeProcess) -> None:
 
 def test_schedules_are_listed_in_their_zone(runtime: RuntimeProcess) -> None:
     """The next three ticks are half past two in Zurich, whatever the host's zone is."""
-    (schedule,) = answer(td("schedules", "list", "--json", config=runtime.config))["schedules"]
-    shown = td("schedules", "list", config=runtime.config, env={"TZ": "Asia/Tokyo"}).stdout
+    (schedule,) = answer(forked("schedules", "list", "--json", config=runtime.config))["schedules"]
+    shown = forked("schedules", "list", config=runtime.config, env={"TZ": "Asia/Tokyo"}).stdout
 
     zone = ZoneInfo("Europe/Zurich")
     ticks = [datetime.fromtimestamp(at, zone) for at in schedule["next"]]
@@ -460,8 +470,8 @@ def test_status_tells_loops_and_schedules(data_dir: Path) -> None:
     with running("start", config=config, log="stdout") as started:
         started.until("runtime.ready")
 
-        document = answer(td("status", "--json", config=config))
-        shown = td("status", config=config).stdout
+        document = answer(forked("status", "--json", config=config))
+        shown = forked("status", config=config).stdout
 
         assert document["loops"] == {"hold": 2}
         assert document["schedules"]["n"] > time.time()
@@ -498,10 +508,10 @@ def test_runs_of_tasks_that_are_gone_are_told(data_dir: Path) -> None:
     """`tasks list` names runs that wait for a task which the config file does not have any more."""
     runtime = RuntimeProcess(data_dir, tasks=TASKS, workers=1)
     with runtime:
-        td("trigger", "hold", "--delay", "1h", config=runtime.config)
+        forked("trigger", "hold", "--delay", "1h", config=runtime.config)
     config = write_project(data_dir, {"echo": "tasks:echo"}, tasks=TASKS)
 
-    done = td("tasks", "list", config=config)
+    done = forked("tasks", "list", config=config)
 
     assert (done.returncode, done.stderr) == (0, "not in the config file: hold: DELAYED 1\n")
 
@@ -543,16 +553,16 @@ def test_drain_lets_runs_end(data_dir: Path) -> None:
     )
     with running("start", config=config, log="stdout") as started:
         started.until("runtime.ready")
-        answer(td("trigger", "hold", "--json", config=config))
+        answer(forked("trigger", "hold", "--json", config=config))
         started.until("task.printed")
         tree = started.tree()
 
-        done = td("drain", "--json", config=config)
+        done = forked("drain", "--json", config=config)
 
         assert answer(done) == {"pid": started.process.pid, "stopped": True}
         started.end()
         assert wait_until_gone(tree, within_s=10.0) == []
-    (run,) = answer(td("runs", "list", "--json", config=config))["runs"]
+    (run,) = answer(forked("runs", "list", "--json", config=config))["runs"]
     assert run["status"] == "COMPLETED"
 
 
@@ -561,7 +571,7 @@ def test_ctrl_c_ends_the_wait_and_not_the_drain(data_dir: Path) -> None:
     config = _holding(data_dir, "1h")
     with running("start", config=config, log="stdout") as started:
         started.until("runtime.ready")
-        answer(td("trigger", "hold", "--json", config=config))
+        answer(forked("trigger", "hold", "--json", config=config))
         started.until("task.printed")
         with subprocess.Popen(
             command("drain", config=config), stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -574,6 +584,6 @@ def test_ctrl_c_ends_the_wait_and_not_the_drain(data_dir: Path) -> None:
 
             assert process.wait(PATIENCE) == 130
             assert process.stderr.read() == b""
-        assert json.loads(td("status", "--json", config=config).stdout)["state"] == "draining"
-        assert td("stop", "--now", config=config).returncode == 0
+        assert json.loads(forked("status", "--json", config=config).stdout)["state"] == "draining"
+        assert forked("stop", "--now", config=config).returncode == 0
         assert started.end()[0] == 0

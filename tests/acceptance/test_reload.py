@@ -285,7 +285,7 @@ def _answer(runtime: RuntimeProcess, origin: str) -> int | None:
 
 def test_loops_and_schedules_are_adjusted(data_dir: Path) -> None:
     """A task becomes a loop, with more and with fewer replicas; another one gets a schedule."""
-    with reloadable(data_dir) as runtime:
+    with reloadable(data_dir, drain_timeout="100ms") as runtime:
         it = Reloadable(runtime)
         line = 'entrypoint = "tasks:loop"\n'
         it.edit(line, line + "replicas = 3\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import answer, td
+from tests.acceptance.forked import forked
 from tests.runtime_process import RuntimeProcess
 
 TASKS = """
@@ -47,7 +48,7 @@ def test_a_backup_is_made_while_runs_go_on(runtime: RuntimeProcess, tmp_path: Pa
 
 def test_a_store_in_use_can_be_checked(runtime: RuntimeProcess) -> None:
     """Beside the supervisor, without a path: its own store, and nothing is wrong."""
-    found = answer(td("store", "check", "--json", config=runtime.config))
+    found = answer(forked("store", "check", "--json", config=runtime.config))
 
     assert found["problems"] == []
 
@@ -57,11 +58,11 @@ def test_a_damaged_backup_is_said_to_be(runtime: RuntimeProcess, tmp_path: Path)
     run_id = runtime.trigger("echo", 1)
     runtime.result(run_id)
     copy = tmp_path / "copy.db"
-    td("store", "backup", str(copy), config=runtime.config)
+    forked("store", "backup", str(copy), config=runtime.config)
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("DELETE FROM payloads")
 
-    done = td("store", "check", str(copy), config=runtime.config)
+    done = forked("store", "check", str(copy), config=runtime.config)
 
     assert done.returncode == 6
     assert "has no payload" in done.stderr
