@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from td_runtime.gateway.exchange import Exchange, Reply
-from td_runtime.gateway.platform import batch_routes
+from td_runtime.gateway.platform import batch_routes, run_batches
 from td_runtime.gateway.platform.access import Access
 from td_runtime.gateway.platform.batch_routes import BatchRoutes
 from td_runtime.gateway.platform.run_batches import RunBatches
@@ -110,3 +111,40 @@ async def test_results_are_told_up_to_a_size(
     ]
     assert refused.status == 413
     assert b"/api/v1/runs/<run>/result" in msgspec.json.encode(read(refused))
+
+
+async def test_a_large_batch_is_read_in_pieces(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order and all of them, while others get their turn."""
+    monkeypatch.setattr(run_batches, "RUNS_AT_ONCE", 2)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(take_turns())
+    found = await batches.batches.runs(batches.id)
+    other.cancel()
+
+    assert found == dict(enumerate(batches.runs))
+    assert turns == 2
+
+
+async def test_old_batches_are_forgotten_in_steps(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that they know of their runs; a batch whose time is not over stays."""
+    monkeypatch.setattr(run_batches, "RUNS_AT_ONCE", 2)
+    await batches.batches.forget_old()
+    kept = await batches.batches.runs(batches.id)
+    monkeypatch.setattr(run_batches, "KEPT_MS", -1000)
+    await batches.batches.forget_old()
+
+    assert len(kept) == 3
+    assert batches.batches.find(batches.id) is None
+    assert await batches.batches.runs(batches.id) == {}
+    assert batches.batches.batch_of(batches.runs[0]) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -146,7 +146,7 @@ class BatchRoutes:
         caller.require("write", "batch", [batch_id])
         caller.refuse_one_time()
         batch = self._require(batch_id)
-        there = self._batches.runs(batch_id)
+        there = await self._batches.runs(batch_id)
         known, accepted, group = set(there), 0, _Group()
         twice = 0
         async for item in _read_lines(exchange):
@@ -177,7 +177,7 @@ class BatchRoutes:
 
     async def retrieve(self, exchange: Exchange, batch_id: str) -> Reply:
         """GET batches/<id>."""
-        batch, run_ids = self._readable(exchange, batch_id)
+        batch, run_ids = await self._readable(exchange, batch_id)
         is_done = len(run_ids) == batch.run_count and await self._are_finished(run_ids)
         created_at = run_shapes.show_time(batch.created_at / 1000)
         document: dict[str, object] = {
@@ -196,14 +196,15 @@ class BatchRoutes:
 
     async def results(self, exchange: Exchange, batch_id: str) -> Reply:
         """GET batches/<id>/results: of the runs that have ended, unless they are too large."""
-        _, run_ids = self._readable(exchange, batch_id)
-        items: list[dict[str, Any]] = []
+        _, run_ids = await self._readable(exchange, batch_id)
+        items: list[msgspec.Raw] = []
         size = 0
         async for run in self._walk(run_ids):
             size += len(run.output or b"")
             if size > RESULTS_BYTES_MAX:
                 return TOO_MANY_RESULTS
-            items.append(run_shapes.show_result(run))
+            # Written one by one: all at once would hold up everybody else.
+            items.append(msgspec.Raw(msgspec.json.encode(run_shapes.show_result(run))))
 
         return json_reply(200, {"id": batch_id, "items": items})
 
@@ -214,7 +215,7 @@ class BatchRoutes:
 
         return batch
 
-    def _readable(self, exchange: Exchange, batch_id: str) -> tuple[Batch, list[str]]:
+    async def _readable(self, exchange: Exchange, batch_id: str) -> tuple[Batch, list[str]]:
         caller = self._access.identify(exchange)
         if exchange.method != "GET":
             raise RefusalError(answers.method_not_allowed("GET"))
@@ -224,7 +225,7 @@ class BatchRoutes:
         if batch is None:
             raise RefusalError(answers.NOT_FOUND)
 
-        return batch, list(self._batches.runs(batch_id).values())
+        return batch, list((await self._batches.runs(batch_id)).values())
 
     async def _hand_on(self, batch: Batch, group: _Group) -> None:
         if not group.items:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import sqlite3
 import string
@@ -16,6 +17,7 @@ from td_runtime.gateway.platform.storage import Storage
 ID_PREFIX: Final = "batch_"
 ID_CHARS: Final = 25
 KEPT_MS: Final = 30 * 24 * 3600 * 1000
+RUNS_AT_ONCE: Final = 1000
 _ALPHABET: Final = string.ascii_lowercase + string.digits
 
 
@@ -31,7 +33,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunBatches:
-    """All batches. Look-ups read what is committed, on the caller's thread."""
+    """All batches. Look-ups read what is committed on the caller's thread, a piece at a time."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -41,14 +43,20 @@ class RunBatches:
         """The batch with this id."""
         return _one(self._connection, "id = ?", batch_id)
 
-    def runs(self, batch_id: str) -> dict[int, str]:
+    async def runs(self, batch_id: str) -> dict[int, str]:
         """The ids of the batch's runs by index, in order."""
-        rows = self._connection.execute(
-            'SELECT "index", run_id FROM run_batch_items WHERE batch_id = ? ORDER BY "index"',
-            (batch_id,),
-        )
+        found: dict[int, str] = {}
+        last = -1
+        while rows := self._connection.execute(
+            'SELECT "index", run_id FROM run_batch_items WHERE batch_id = ? AND "index" > ?'
+            ' ORDER BY "index" LIMIT ?',
+            (batch_id, last, RUNS_AT_ONCE),
+        ).fetchall():
+            found.update(rows)
+            last = rows[-1][0]
+            await asyncio.sleep(0)
 
-        return dict(rows)
+        return found
 
     def batch_of(self, run_id: str) -> str | None:
         """The batch that a run was asked for in, if it was."""
@@ -97,18 +105,26 @@ class RunBatches:
         await self._storage.write(write)
 
     async def forget_old(self) -> None:
-        """Delete batches that nobody will ask for any more."""
+        """Delete batches that nobody will ask for any more, in small steps."""
         before = now_ms() - KEPT_MS
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM run_batch_items WHERE batch_id IN"
-                " (SELECT id FROM run_batches WHERE created_at < ?)",
-                (before,),
-            )
-            connection.execute("DELETE FROM run_batches WHERE created_at < ?", (before,))
+        def write(connection: sqlite3.Connection) -> int:
+            return connection.execute(
+                'DELETE FROM run_batch_items WHERE (batch_id, "index") IN'
+                ' (SELECT batch_id, "index" FROM run_batches JOIN run_batch_items'
+                " ON batch_id = id WHERE created_at < ? LIMIT ?)",
+                (before, RUNS_AT_ONCE),
+            ).rowcount
 
-        await self._storage.write(write)
+        while await self._storage.write(write):
+            pass
+        await self._storage.write(
+            lambda connection: (
+                connection.execute(
+                    "DELETE FROM run_batches WHERE created_at < ?", (before,)
+                ).rowcount
+            )
+        )
 
     def close(self) -> None:
         """Close the look-up connection."""
