@@ -177,6 +177,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Return when the ends of all runs of dead workers are committed and told."""
+        self._outcomes.flush()
         if self._releases:
             await asyncio.wait(self._releases, timeout=_LAST_RELEASES)
         if self._background:
@@ -415,7 +416,6 @@ class Dispatcher:
                 raise AssertionError(f"not the dispatcher's message: {message!r}")
 
     def _end_attempts(self, worker: Worker, outcomes: Iterable[RunOutcome]) -> None:
-        completed: list[tuple[Run, RunOutcome]] = []
         for outcome in outcomes:
             held = worker.runs.get(outcome.run_id)
             if held is None or held.run.attempt != outcome.attempt:
@@ -425,12 +425,7 @@ class Dispatcher:
             worker.ahead.ended(outcome.took)
             if outcome.took is not None:
                 worker.has_worked = True
-            if outcome.status == "COMPLETED":
-                completed.append((held.run, outcome))
-            else:
-                self._outcomes.record(held.run, outcome)
-        if completed:
-            self._outcomes.complete(completed)
+            self._outcomes.record(held.run, outcome)
 
     def _end_overdue(self, worker: Worker, message: Overdue) -> None:
         """Kill the worker of a run that ignores its end. Its death ends the run; nobody is blamed.
@@ -472,6 +467,7 @@ class Dispatcher:
             # ahead none has begun but for the places of outcomes that the death has swallowed.
             executing = [each for each in held if not each.waiting][: 2 * self._concurrency]
             self._suspect(executing or held, worker)
+        self._outcomes.flush()
         released = self._store.release(worker.owner)
         self._releases.add(released)
         released.add_done_callback(self._releases.discard)

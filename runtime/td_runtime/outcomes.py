@@ -70,6 +70,8 @@ class Outcomes:
         self._suspects = suspects
         self._on_recorded = on_recorded
         self._on_failed = on_failed
+        self._completed: list[tuple[Run, RunOutcome]] = []
+        """What the store was not told of yet."""
 
     def reload(self, tasks: Mapping[str, TaskConfig]) -> None:
         """Go by these tasks; one that is left out may still execute, and keeps what was known."""
@@ -83,7 +85,7 @@ class Outcomes:
         error = outcome.error or _UNKNOWN_ERROR
         match outcome.status:
             case "COMPLETED":
-                self.complete([(run, outcome)])
+                self._complete(run, outcome)
             case "INTERRUPTED":
                 self.requeue(run)
             case "TIMED_OUT":
@@ -94,10 +96,17 @@ class Outcomes:
             case _:
                 self._fail(run, error, lost, outcome.retry_at)
 
-    def complete(self, ends: Sequence[tuple[Run, RunOutcome]]) -> None:
-        """Record that these attempts completed their runs: what came together stays together."""
-        for run, _ in ends:
-            self._suspects.cleared(run.id)
+    def _complete(self, run: Run, outcome: RunOutcome) -> None:
+        """Record it with all others of this turn of the loop: together they cost half as much."""
+        if not self._completed:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._completed.append((run, outcome))
+
+    def flush(self) -> None:
+        """Have the store record what completed; before anybody is given what dead workers had."""
+        ends, self._completed = self._completed, []
+        if not ends:
+            return
         changed = self._store.finish_all(
             [
                 Finish(
@@ -109,9 +118,9 @@ class Outcomes:
                 for run, outcome in ends
             ]
         )
-        changed.add_done_callback(partial(self._completed, ends=ends))
+        changed.add_done_callback(partial(self._told, ends=ends))
 
-    def _completed(
+    def _told(
         self, changed: "asyncio.Future[list[bool]]", *, ends: Sequence[tuple[Run, RunOutcome]]
     ) -> None:
         if changed.cancelled():
