@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
+import functools
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from td_sharedcache.credential import Secret
 from td_worker.encoding import encode_json
 
-__all__ = ["public_access_token", "session_scopes"]
+if TYPE_CHECKING:
+    from jwt import PyJWS
+
+__all__ = ["load_signer", "public_access_token", "session_scopes"]
 
 _ISSUER: Final = "https://id.trigger.dev"
 _AUDIENCE: Final = "https://api.trigger.dev"
@@ -45,16 +47,25 @@ def public_access_token(
         "exp": now + int(ttl),
     }
 
-    # By hand: signing needs no library, whose import would cost each worker 100 ms.
-    signed = f"{_segment({'alg': 'HS256', 'typ': 'JWT'})}.{_segment(facts)}"
-    signature = hmac.digest(secret_key.encode(), signed.encode(), "sha256")
-
-    return Secret(f"{signed}.{_base64(signature)}")
+    return Secret(load_signer().encode(encode_json(facts), secret_key, algorithm="HS256"))
 
 
-def _segment(facts: Mapping[str, Any]) -> str:
-    return _base64(encode_json(facts))
+@functools.cache
+def load_signer() -> PyJWS:
+    """Import what signs; that takes 100 ms and more, so each worker does it at its first token."""
+    from jwt import PyJWS
+    from jwt.algorithms import HMACAlgorithm
 
+    class AnyLength(HMACAlgorithm):
+        """HMAC without a warning of a short key: nobody here can choose another one.
 
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        Not by a filter of warnings: those are the process's, and so task code's.
+        """
+
+        def check_key_length(self, key: bytes) -> None:
+            """Find nothing wrong with it."""
+
+    signer = PyJWS(algorithms=[])
+    signer.register_algorithm("HS256", AnyLength(HMACAlgorithm.SHA256))
+
+    return signer

@@ -26,7 +26,7 @@ from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from td_sharedcache.credential import Grant, Secret
 from td_sharedcache.slot import Slot
-from td_worker.access_token import public_access_token
+from td_worker.access_token import load_signer, public_access_token
 from td_worker.errors import (
     ControlPlaneBusyError,
     ControlPlaneError,
@@ -232,7 +232,9 @@ class ControlPlane:
             ControlPlaneError: It does not say.
         """
         if self._claims is None:
-            answer = await self.call("POST", "/api/v1/auth/jwt/claims")
+            asking = self.call("POST", "/api/v1/auth/jwt/claims")
+            # The library that signs takes long to import: meanwhile the loop goes on.
+            answer, _ = await asyncio.gather(asking, asyncio.to_thread(load_signer))
             self._claims = _claims(answer)
 
         return public_access_token(self._key, scopes, ttl, claims=self._claims)
