@@ -166,6 +166,7 @@ async def test_a_reference_serves_again_for_a_while(client: Client) -> None:
         None,
         {"a": 1},
     ],
+    ids=["never handed out", "up a folder", "of nothing", "a URL", "empty", "null", "no text"],
 )
 async def test_a_reference_to_nothing_is_refused(client: Client, reference: object) -> None:
     """Unknown, bent, or of a real object store: the client hears what to do instead."""
