@@ -211,6 +211,21 @@ class RunStore(RunReader, Protocol):
         """Replace a run's metadata; False when there is no such run."""
         ...
 
+    def add_tags(self, run_id: str, tags: tuple[str, ...]) -> Future[bool]:
+        """Give a run these tags, too; False when there is no such run.
+
+        Those that it has already stay, and are not there twice.
+        """
+        ...
+
+    def reschedule(self, run_id: str, run_at: float) -> Future[bool]:
+        """Let a run that is DELAYED start at another time; False when there is none.
+
+        It stays DELAYED until `pass_time`, also when that time has come; the time by which it must
+        have started moves with it.
+        """
+        ...
+
     def record_tick(self, task: str, at: float) -> Future[None]:
         """Keep that the ticks of a scheduled task up to *at* are dealt with; never moves back."""
         ...

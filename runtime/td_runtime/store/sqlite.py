@@ -35,6 +35,7 @@ from td_runtime.store.records import (
 from td_runtime.store.run_id import RunIds
 from td_runtime.store.sqlite_accept import Acceptance
 from td_runtime.store.sqlite_cancel import cancel
+from td_runtime.store.sqlite_change import add_tags, reschedule
 from td_runtime.store.sqlite_claim import choose, choose_named, reconsider
 from td_runtime.store.sqlite_ends import count_ends, finish_all
 from td_runtime.store.sqlite_file import connect, connect_readonly, disconnect, translated
@@ -278,6 +279,14 @@ class SqliteRunStore(SqliteRunReader):
                 connection.execute(sql.SET_METADATA, (metadata, run_id)).rowcount == 1
             )
         )
+
+    def add_tags(self, run_id: str, tags: tuple[str, ...]) -> Future[bool]:
+        """Give a run these tags, too; False when there is no such run."""
+        return self._changes.submit(lambda connection: add_tags(connection, run_id, tags))
+
+    def reschedule(self, run_id: str, run_at: float) -> Future[bool]:
+        """Let a run that is DELAYED start at another time; False when there is none."""
+        return self._changes.submit(lambda connection: reschedule(connection, run_id, run_at))
 
     def record_tick(self, task: str, at: float) -> Future[None]:
         """Keep that the ticks of a scheduled task up to *at* are dealt with."""

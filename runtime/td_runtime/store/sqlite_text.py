@@ -60,6 +60,7 @@ __all__ = [
     "RELEASE",
     "REQUEST_CANCEL",
     "REQUEUE",
+    "RESCHEDULE",
     "RESUME",
     "RETRY",
     "SCHEMA",
@@ -70,10 +71,12 @@ __all__ = [
     "SELECT_TREE",
     "SEQ_FROM_ID",
     "SET_METADATA",
+    "SET_TAGS",
     "SHELVE",
     "SUMMARIES",
     "SUMMARY_COLUMNS",
     "TABLES",
+    "TAGS_OF",
     "UNFINISHED",
     "UNPARK",
     "UNSHELVE",
@@ -239,6 +242,13 @@ ACCEPT_KEY = (
 )
 SET_METADATA = """
 INSERT OR REPLACE INTO metadata (seq, metadata) SELECT seq, ? FROM runs WHERE id = ?
+"""
+TAGS_OF = "SELECT seq, tags FROM runs WHERE id = ?"
+SET_TAGS = "UPDATE runs SET tags = ? WHERE seq = ?"
+RESCHEDULE = """
+UPDATE runs SET run_at = :run_at, rank = :run_at - priority,
+    expires_at = expires_at - run_at + :run_at
+WHERE id = :id AND status = :status
 """
 
 # -- claim
