@@ -5,6 +5,8 @@ Programs of your own trigger runs by :class:`Client` or :class:`AsyncClient`.
 
 from typing import TYPE_CHECKING
 
+from td_worker.version import VERSION
+
 if TYPE_CHECKING:
     from td_runtime.async_client import AsyncClient
     from td_runtime.client import Client
@@ -23,8 +25,8 @@ __all__ = [
     "__version__",
 ]
 
-__version__: str
-"""The installed version."""
+__version__ = VERSION
+"""The version of this package."""
 
 if not TYPE_CHECKING:
     _PLACES = {
@@ -38,11 +40,6 @@ if not TYPE_CHECKING:
     }
 
     def __getattr__(name: str) -> object:
-        # Looked up by who asks: finding it costs more than all the rest of a light command.
-        if name == "__version__":
-            from importlib.metadata import version
-
-            return version("td-runtime")
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

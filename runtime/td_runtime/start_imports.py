@@ -45,8 +45,9 @@ def imports_without_extras(*, tls_is_likely: bool = False) -> Iterator[None]:
 def _hidden() -> Iterator[None]:
     """Have the imports of extras fail as where they are not installed."""
     absent = [name for name in _HIDDEN if name not in sys.modules]
-    nothing: Any = None  # what the import system takes for "not to be found"
-    sys.modules.update(dict.fromkeys(absent, nothing))
+    modules: dict[str, Any] = sys.modules
+    # What the import system takes for "not to be found".
+    modules.update(dict.fromkeys(absent))
     try:
         yield
     finally:

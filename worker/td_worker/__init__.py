@@ -14,26 +14,25 @@ Plain ``def`` tasks import the same names from :mod:`td_worker.sync`.
 
 from typing import TYPE_CHECKING
 
-from td_worker.errors import (
-    AbortTaskRunError,
-    ChatChunkTooLargeError,
-    InputTimeoutError,
-    NotInTaskError,
-    SessionClosedError,
-    SessionIdError,
-    StreamError,
-    StreamKeyError,
-    StreamWriteError,
-    SubtaskUnwrapError,
-    TdWorkerError,
-    TriggerRefusedError,
-    WaitpointTimeoutError,
-)
-
 # `from td_worker import streams` imports that module then, and not here: the command line needs
-# messages of this package, and none of its HTTP clients.
+# messages of this package, and neither its HTTP clients nor its errors.
 if TYPE_CHECKING:
-    from td_worker import chat, context, sessions, streams, tasks  # noqa: TC004  see above
+    from td_worker import chat, context, sessions, streams, tasks
+    from td_worker.errors import (
+        AbortTaskRunError,
+        ChatChunkTooLargeError,
+        InputTimeoutError,
+        NotInTaskError,
+        SessionClosedError,
+        SessionIdError,
+        StreamError,
+        StreamKeyError,
+        StreamWriteError,
+        SubtaskUnwrapError,
+        TdWorkerError,
+        TriggerRefusedError,
+        WaitpointTimeoutError,
+    )
 
 __all__ = [
     "AbortTaskRunError",
@@ -55,3 +54,12 @@ __all__ = [
     "streams",
     "tasks",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if not (name in __all__ and name.endswith("Error")):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from td_worker import errors
+
+        return getattr(errors, name)

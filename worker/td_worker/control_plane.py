@@ -14,8 +14,6 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from itertools import count
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -36,6 +34,7 @@ from td_worker.errors import (
     StreamVersionError,
 )
 from td_worker.http import is_loopback, retry_after, say
+from td_worker.version import VERSION
 
 API_VERSION: Final = "2025-07-16"
 
@@ -560,17 +559,12 @@ def _common_headers(secret_key: str) -> dict[str, str]:
         "content-type": "application/json",
         # Masked wherever headers are only looked at, such as a traceback with its locals.
         "authorization": Secret(f"Bearer {secret_key}"),
-        "trigger-version": _own_version(),
+        "trigger-version": VERSION,
         "x-trigger-source": "sdk",
         "x-trigger-worker": "true",
         "x-trigger-api-version": API_VERSION,
         "x-trigger-realtime-streams-version": "v2",
     }
-
-
-@cache
-def _own_version() -> str:
-    return version("td-runtime")
 
 
 def mint_path(slot: Slot) -> str:

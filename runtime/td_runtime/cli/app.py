@@ -1,4 +1,4 @@
-"""The commands, put together: all of them for help, and only the one that is called otherwise."""
+"""The commands, put together: only the one that is called, and for help no more than names."""
 
 from importlib import import_module
 from typing import Annotated, Final
@@ -7,26 +7,56 @@ import typer
 
 from td_runtime.errors import ExitCode
 
-__all__ = ["COMMANDS", "make_app"]
+__all__ = ["COMMANDS", "make_app", "make_outline"]
 
 COMMANDS: Final = {
-    "start": "start:start",
-    "run": "run:run",
-    "trigger": "trigger:trigger",
-    "check": "check:check",
-    "status": "status:status",
-    "stop": "stop:stop",
-    "drain": "stop:drain",
-    "env": "env:env",
-    "runs": "runs:app",
-    "tasks": "tasks:app",
-    "schedules": "schedules:app",
-    "streams": "streams:app",
-    "credentials": "credentials:app",
-    "store": "store:app",
-    "platform": "platform:app",
+    "start": (
+        "start:start",
+        "Run the supervisor, its workers and the gateway in the foreground.",
+    ),
+    "run": (
+        "run:run",
+        (
+            "Start the runtime, execute one run of TASK, follow its streams, drain, exit with its "
+            "result."
+        ),
+    ),
+    "trigger": (
+        "trigger:trigger",
+        "Ask the running supervisor for a run of TASK, or for many.",
+    ),
+    "check": (
+        "check:check",
+        "Check the config file, its folders, every entrypoint, and that the control plane answers.",
+    ),
+    "status": (
+        "status:status",
+        "Show the running supervisor, its workers, runs, loops and schedules.",
+    ),
+    "stop": (
+        "stop:stop",
+        "Stop the running supervisor as SIGTERM does, and return when it is gone.",
+    ),
+    "drain": (
+        "stop:drain",
+        "Let runs under way end, however long they take, then stop; return when it is gone.",
+    ),
+    "env": (
+        "env:env",
+        "Print shell exports that let the official SDKs talk to the gateway.",
+    ),
+    "runs": ("runs:app", "Runs: what was asked for, and what became of it."),
+    "tasks": ("tasks:app", "Tasks: what the config file says, and their runs."),
+    "schedules": ("schedules:app", "Schedules: tasks that run by themselves."),
+    "streams": ("streams:app", "Realtime streams of runs."),
+    "credentials": ("credentials:app", "Credentials that the processes of this host share."),
+    "store": ("store:app", "The run store: where runs are queued and recorded."),
+    "platform": ("platform:app", "Look at the embedded platform, or break it on purpose."),
 }
-"""Where each command is, in the order of the help: `module:function`, or `module:app` of many."""
+"""Where each command is, `module:function` or `module:app` of many, and what it is for.
+
+What it is for is the first sentence of its own help, told here without loading it.
+"""
 
 _EXIT_CODES = "  \n".join(f"{int(code)}  {code.description}" for code in ExitCode)
 
@@ -38,6 +68,28 @@ def make_app(only: str | None = None) -> typer.Typer:
         only: The command that is called: the others are left out, since to import and describe
             them takes longer than a light command does. None: all.
     """
+    app = _empty_app()
+    for name, (place, _) in COMMANDS.items():
+        if only in {None, name}:
+            _add(app, name, place)
+
+    return app
+
+
+def make_outline() -> typer.Typer:
+    """Return the command line as its own help shows it; none of the commands can be called."""
+    app = _empty_app()
+    for name, (_, purpose) in COMMANDS.items():
+        app.command(name, help=purpose)(_be_named)
+
+    return app
+
+
+def _be_named() -> None:
+    raise AssertionError("a command of the outline was called")
+
+
+def _empty_app() -> typer.Typer:
     app = typer.Typer(
         name="td-runtime",
         no_args_is_help=True,
@@ -48,9 +100,6 @@ def make_app(only: str | None = None) -> typer.Typer:
         epilog=f"**Exit codes**  \n{_EXIT_CODES}",
     )
     app.callback()(_options)
-    for name, place in COMMANDS.items():
-        if only in {None, name}:
-            _add(app, name, place)
 
     return app
 

@@ -6,17 +6,19 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from td_runtime.config import Config, find_config, load_config
-from td_runtime.control import ControlClient
-from td_runtime.data_dir import DataDir
 from td_runtime.errors import ControlPlaneUnavailableError, ExitCode, UsageError
 from td_runtime.secret import Secret
 from td_runtime.units import parse_duration
+
+if TYPE_CHECKING:
+    from td_runtime.control import ControlClient
+    from td_runtime.data_dir import DataDir
 
 __all__ = [
     "ConfigOption",
@@ -72,12 +74,15 @@ def log_to_stderr() -> None:
     logs.configure(None, format=chosen, level="warning", host=socket.gethostname(), worker=None)
 
 
-def connect(config: Config) -> ControlClient:
+def connect(config: Config) -> "ControlClient":
     """Connect to the running supervisor, and tell it who asks: it is recorded with the runs.
 
     Raises:
         NotRunningError: There is none.
     """
+    from td_runtime.control import ControlClient
+    from td_runtime.data_dir import DataDir
+
     return ControlClient(DataDir(config.runtime.data_dir), name=f"cli: {_user()}")
 
 
@@ -207,6 +212,8 @@ def control_plane_access(config: Config) -> tuple[str, Secret]:
     Raises:
         ControlPlaneUnavailableError: It is the embedded one, and was never started.
     """
+    from td_runtime.data_dir import DataDir
+
     data_dir = DataDir(config.runtime.data_dir)
     key = config.control_plane.secret_key
     try:
@@ -223,7 +230,7 @@ def control_plane_access(config: Config) -> tuple[str, Secret]:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", secret
 
 
-def _never_started(data_dir: DataDir) -> ControlPlaneUnavailableError:
+def _never_started(data_dir: "DataDir") -> ControlPlaneUnavailableError:
     return ControlPlaneUnavailableError(
         "the embedded control plane was never started here",
         where=str(data_dir.path),

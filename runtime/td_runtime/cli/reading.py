@@ -1,12 +1,16 @@
 """Reading the run store from a command: beside a supervisor, or without one; never writing."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from td_runtime.config import Config
 from td_runtime.data_dir import DataDir
-from td_runtime.store import RunReader, open_readonly
+from td_runtime.start_imports import imports_without_extras
+
+with imports_without_extras():
+    import asyncio
+
+    from td_runtime.store import RunReader, open_readonly
 
 __all__ = ["has_store", "read_store"]
 
