@@ -28,7 +28,7 @@ from tests.runtime_process import PATIENCE
 
 _MESSAGE_BYTES = 1 << 17
 _READ_IN = (
-    *(f"td_runtime.cli.{place.partition(':')[0]}" for place in COMMANDS.values()),
+    *(f"td_runtime.cli.{place.partition(':')[0]}" for place, _ in COMMANDS.values()),
     "td_runtime.supervisor",
     "typer.rich_utils",
 )
