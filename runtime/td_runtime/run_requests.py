@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from td_runtime.admission import TriggerError, check_metadata
+from td_runtime.children import child_outcome
 from td_runtime.config import LimitsConfig
 from td_runtime.control_messages import (
     Accepted,
@@ -27,7 +28,7 @@ from td_runtime.control_messages import (
     TriggerRuns,
     WaitForRun,
 )
-from td_runtime.dispatch import Dispatcher, child_outcome
+from td_runtime.dispatch import Dispatcher
 from td_runtime.replays import repeat
 from td_runtime.store import Run, RunQuery, RunStore, RunSummary, Status
 from td_worker.messages import TriggerItem

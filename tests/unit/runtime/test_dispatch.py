@@ -414,7 +414,7 @@ async def test_half_of_the_busy_workers_make_room_for_runs_that_must_run_alone(
     """R2, R8: after a death with many neighbours two of four workers take no other run."""
     await busy_workers_and_suspects(runtime)
 
-    open_workers = await runtime.dispatcher._open_workers(time.time())
+    open_workers = await runtime.dispatcher._hand_out._open_workers(time.time())
 
     assert len(open_workers) == 2
 
@@ -426,9 +426,9 @@ async def test_no_worker_is_kept_for_runs_that_cannot_start(runtime: Runtime) ->
     one_at_a_time = TaskConfig(id="a", entrypoint="tasks:a", concurrency=1)
 
     dispatcher.reload({"a": one_at_a_time}, limits=LimitsConfig(), concurrency=10)
-    limited = await dispatcher._open_workers(time.time())
+    limited = await dispatcher._hand_out._open_workers(time.time())
     dispatcher.reload({}, limits=LimitsConfig(), concurrency=10)
-    removed = await dispatcher._open_workers(time.time())
+    removed = await dispatcher._hand_out._open_workers(time.time())
 
     assert (len(limited), len(removed)) == (4, 4)
 
@@ -487,7 +487,7 @@ async def test_a_child_that_was_deleted_is_not_waited_for(runtime: Runtime) -> N
         run = await runtime.one.assigned.get()
 
     ask = Trigger(request=1, run_id=run.id, attempt=run.attempt, items=[item], wait=True)
-    await runtime.dispatcher._trigger_for(runtime.one, ask)
+    await runtime.dispatcher._children.trigger(runtime.one, ask)
 
     (said,) = [each for each in runtime.one.said if isinstance(each, TriggerRefused)]
     assert child.id in said.message

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from td_runtime import dispatch
+from td_runtime import hand_out
 from td_runtime.admission import TriggerError, check_items
 from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.queues import queue_limits
@@ -82,7 +82,7 @@ async def test_a_canceled_run_ends_for_those_who_wait(runtime: Runtime) -> None:
 
     (run,) = await waiting
     assert (run.status, run.canceled_by) == (Status.CANCELED, "ann")
-    assert runtime.dispatcher._backlog == 0
+    assert runtime.dispatcher._hand_out.backlog == 0
 
 
 async def test_a_run_to_be_canceled_is_not_retried(runtime: Runtime) -> None:
@@ -193,10 +193,10 @@ async def test_a_clock_that_is_set_forward_keeps_nobody_waiting(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is due by the new time starts at the next look, not when a timer would end."""
-    monkeypatch.setattr(dispatch, "_ALARM", 0.02)
+    monkeypatch.setattr(hand_out, "_ALARM", 0.02)
     run_id = await accept(runtime, run_at=time.time() + 3600)
     set_forward = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)
-    monkeypatch.setattr(dispatch, "time", set_forward)
+    monkeypatch.setattr(hand_out, "time", set_forward)
 
     # The clock of the test's own look is the old one: nothing but the jump has made it due.
     assert (await asyncio.wait_for(runtime.one.assigned.get(), 10)).id == run_id
@@ -221,7 +221,7 @@ async def test_new_limits_hold_though_the_disk_was_full(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reload is whole on a full disk: what it lets start is looked for until there is room."""
-    monkeypatch.setattr(dispatch, "_FULL_PAUSE", 0.02)
+    monkeypatch.setattr(hand_out, "_FULL_PAUSE", 0.02)
     runtime.dispatcher.reload(
         {"a": task("a", concurrency_per_key=1)}, limits=LimitsConfig(), concurrency=10
     )
