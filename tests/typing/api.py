@@ -296,6 +296,7 @@ async def announce(payload: str) -> None:
     async with chat.bind(payload):
         signal = await chat.create_stop_signal()
         assert_type(signal, chat.StopSignal)
+        assert_type(signal.cleanup(), None)
         chat.response.write("hello")
 
 

@@ -103,14 +103,11 @@ async def create_stop_signal() -> StopSignal:
     async with chat.bind("chat-17"):
         signal = await chat.create_stop_signal()
         signal.reset()  # before each answer
+        signal.cleanup()  # at the end
     ```
 
     Raises:
         NotInChatError: The calling code serves no chat.
         ControlPlaneError: The chat cannot be read.
     """
-    signal = StopSignal()
-    bound = bound_chat("chat.create_stop_signal")
-    await asyncio.wrap_future(bound.on_runtime(lambda mailbox: mailbox.watch_stops(signal)))
-
-    return signal
+    return await asyncio.wrap_future(bound_chat("chat.create_stop_signal").watch_stops())

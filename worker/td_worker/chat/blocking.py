@@ -220,15 +220,12 @@ def create_stop_signal() -> StopSignal:
     with chat.bind("chat-17"):
         signal = chat.create_stop_signal()
         signal.reset()  # before each answer
+        signal.cleanup()  # at the end
     ```
     """
     refuse_on_event_loop("chat.create_stop_signal")
-    signal = StopSignal()
-    bound_chat("chat.create_stop_signal").on_runtime(
-        lambda mailbox: mailbox.watch_stops(signal)
-    ).result()
 
-    return signal
+    return bound_chat("chat.create_stop_signal").watch_stops().result()
 
 
 @contextmanager

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 from td_worker.chat.mailbox import LastTurn, Mailbox
 from td_worker.chat.output import TurnOutput
 from td_worker.chat.response import ResponseWriter, WriteHandle
+from td_worker.chat.stop import StopSignal
 from td_worker.chat.turn import Turn
 from td_worker.context import Execution
-from td_worker.errors import NotInChatError
+from td_worker.errors import NotInChatError, StreamClosedError
 from td_worker.session_calls import ChannelSide
 from td_worker.tail import Record
 
@@ -89,6 +90,21 @@ class BoundChat:
     async def ask(self, work: Callable[[Mailbox], Coroutine[Any, Any, T]]) -> T:
         """Do the same for a task of the calling loop."""
         return await asyncio.wrap_future(self.on_runtime(work))
+
+    def watch_stops(self) -> Future[StopSignal]:
+        """Return a signal that is set whenever a client asks to stop, until its `cleanup`."""
+
+        def unwatch() -> None:
+            with suppress(StreamClosedError):  # the worker stops, and hears nothing more
+                self.on_runtime(lambda mailbox: mailbox.ignore_stops(signal))
+
+        async def watch(mailbox: Mailbox) -> StopSignal:
+            await mailbox.watch_stops(signal)
+            return signal
+
+        signal = StopSignal(unwatch=unwatch)
+
+        return self.on_runtime(watch)
 
     async def hand_over(self, reason: str) -> bool:
         """Have what still waits, or comes in this moment, answered; say whether a run goes on."""

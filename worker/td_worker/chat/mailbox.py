@@ -196,6 +196,11 @@ class Mailbox:
         await self.open()
         self._signals.append(signal)
 
+    async def ignore_stops(self, signal: StopSignal) -> None:
+        """Set `signal` no more."""
+        with contextlib.suppress(ValueError):
+            self._signals.remove(signal)
+
     async def cursor(self) -> int | None:
         """Return the number up to which everything is dealt with; None before the first."""
         return self._inbox.cursor
