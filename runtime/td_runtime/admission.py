@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -68,10 +68,11 @@ def check_items(
         _check_payload(item, limits)
         if item.queue is not None:
             _check_queue(item.queue, tasks)
-        _check_moment(item, now)
+        if item.run_at is not None:
+            check_moment(item.run_at, f"task {item.task!r}", now)
         _check_numbers(item)
         _check_keys(item, limits)
-        _check_tags(item, limits)
+        check_tags(item.tags, f"task {item.task!r}", limits)
         if item.metadata is not None:
             check_metadata(item.metadata, f"task {item.task!r}", limits)
 
@@ -105,12 +106,17 @@ def _check_queue(queue: str, tasks: Mapping[str, TaskConfig]) -> None:
     raise TriggerError(f"there is no queue {queue!r}{hint} (known: {', '.join(sorted(queues))})")
 
 
-def _check_moment(item: TriggerItem, now: float) -> None:
+def check_moment(run_at: float, what: str, now: float) -> None:
+    """Check alone when a run may start; *what* it is for is said in the error.
+
+    Raises:
+        TriggerError: It is no moment, or too far off.
+    """
     latest = now + _DAYS_AHEAD * 86_400.0
     # Not "greater": nothing compares with NaN.
-    if item.run_at is not None and not 0.0 <= item.run_at <= latest:
+    if not 0.0 <= run_at <= latest:
         raise TriggerError(
-            f"run_at = {item.run_at:.15g} for task {item.task!r}; it must be epoch seconds, at "
+            f"run_at = {run_at:.15g} for {what}; it must be epoch seconds, at "
             f"most {_DAYS_AHEAD} days from now"
         )
 
@@ -143,15 +149,18 @@ def _check_keys(item: TriggerItem, limits: LimitsConfig) -> None:
             )
 
 
-def _check_tags(item: TriggerItem, limits: LimitsConfig) -> None:
-    if len(item.tags) > limits.tags:
-        raise TriggerError(
-            f"{len(item.tags)} tags for task {item.task!r}; limits.tags = {limits.tags}"
-        )
-    for tag in item.tags:
+def check_tags(tags: Collection[str], what: str, limits: LimitsConfig) -> None:
+    """Check tags alone; *what* they are for is said in the error.
+
+    Raises:
+        TriggerError: There are too many, or one is too long or empty.
+    """
+    if len(tags) > limits.tags:
+        raise TriggerError(f"{len(tags)} tags for {what}; limits.tags = {limits.tags}")
+    for tag in tags:
         if not 0 < len(tag) <= limits.tag_length:
             raise TriggerError(
-                f"a tag for task {item.task!r} has {len(tag)} characters; it needs at least one, "
+                f"a tag for {what} has {len(tag)} characters; it needs at least one, "
                 f"limits.tag_length = {limits.tag_length}"
             )
 

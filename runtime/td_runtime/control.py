@@ -16,6 +16,7 @@ import msgspec
 
 from td_runtime.control_messages import (
     Accepted,
+    AddTags,
     Answer,
     CanceledRuns,
     CancelRuns,
@@ -29,6 +30,7 @@ from td_runtime.control_messages import (
     ListTasks,
     Refused,
     ReplayRun,
+    RescheduleRun,
     RunDetails,
     RunItem,
     RunsPage,
@@ -52,6 +54,7 @@ from td_worker.messages import MAX_CONTROL_FRAME, MAX_FRAME, decode_frames, enco
 
 __all__ = [
     "Accepted",
+    "AddTags",
     "CancelRuns",
     "CanceledRuns",
     "ControlClient",
@@ -67,6 +70,7 @@ __all__ = [
     "NotRunningError",
     "Refused",
     "ReplayRun",
+    "RescheduleRun",
     "RunDetails",
     "RunItem",
     "RunView",

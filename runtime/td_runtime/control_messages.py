@@ -12,6 +12,7 @@ from td_worker.messages import ChildOutcome, RunError, TriggerItem
 __all__ = [
     "PROTOCOL_VERSION",
     "Accepted",
+    "AddTags",
     "Answer",
     "CancelRuns",
     "CanceledRuns",
@@ -26,6 +27,7 @@ __all__ = [
     "Refused",
     "ReplayRun",
     "Request",
+    "RescheduleRun",
     "RunDetails",
     "RunItem",
     "RunView",
@@ -90,6 +92,24 @@ class SetMetadata(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     run_id: str
     metadata: bytes
     """JSON text."""
+
+
+class AddTags(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Give a run further tags, whatever its status; answered by :class:`Done`."""
+
+    run_id: str
+    tags: tuple[str, ...]
+
+
+class RescheduleRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Let a run that is DELAYED start at another time; answered by :class:`Done`.
+
+    A time that has come is at once. The run's `ttl` counts from the new time.
+    """
+
+    run_id: str
+    run_at: float
+    """Seconds since the epoch."""
 
 
 class GetRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -159,6 +179,8 @@ Request = (
     | ReplayRun
     | CancelRuns
     | SetMetadata
+    | AddTags
+    | RescheduleRun
     | GetRun
     | ListRuns
     | WaitForRun

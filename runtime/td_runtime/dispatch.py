@@ -292,6 +292,13 @@ class Dispatcher:
 
         return done
 
+    async def reschedule(self, run_id: str, run_at: float) -> bool:
+        """Let a run that is DELAYED start at another time; False when there is none."""
+        is_moved = await self._store.reschedule(run_id, run_at)
+        self._hand_out.wake()
+
+        return is_moved
+
     def _tell_to_stop(self, run: RunSummary) -> None:
         if run.owner is None:
             return  # nobody has it, and before the hand-out begins there are no workers

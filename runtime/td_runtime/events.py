@@ -169,6 +169,8 @@ _EVENTS: Final = (
            "records_lost"),
     _event("run.queued", "info", "A delayed run, or the next attempt of one, may start now.",
            "run_id", "task", "attempt"),
+    _event("run.rescheduled", "info", "A delayed run was given another time to start.", "run_id",
+           "task", "run_at"),
     _event("run.expired", "warning", "A run did not start within its `ttl`.", "run_id", "task",
            "attempt"),
     _event("run.cancel_requested", "info", "A run that executes was told to stop.", "run_id",

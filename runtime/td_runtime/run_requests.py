@@ -2,16 +2,19 @@
 
 import functools
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
+import structlog
 
-from td_runtime.admission import TriggerError, check_metadata
+from td_runtime.admission import TriggerError, check_metadata, check_moment, check_tags
 from td_runtime.children import child_outcome
 from td_runtime.config import LimitsConfig
 from td_runtime.control_messages import (
     Accepted,
+    AddTags,
     CanceledRuns,
     CancelRuns,
     Done,
@@ -19,6 +22,7 @@ from td_runtime.control_messages import (
     GetTree,
     ListRuns,
     ReplayRun,
+    RescheduleRun,
     RunDetails,
     RunItem,
     RunsPage,
@@ -34,6 +38,8 @@ from td_runtime.store import Run, RunQuery, RunStore, RunSummary, Status
 from td_worker.messages import TriggerItem
 
 __all__ = ["RunRequests", "read_details", "read_query"]
+
+log = structlog.get_logger()
 
 _MOST_LISTED: Final = 1000
 _MOST_CANCELED: Final = 10_000
@@ -69,6 +75,8 @@ class RunRequests:
             ReplayRun: self._replay,
             CancelRuns: self._cancel,
             SetMetadata: self._set_metadata,
+            AddTags: self._add_tags,
+            RescheduleRun: self._reschedule,
             GetRun: self._get,
             ListRuns: self._list,
             WaitForRun: self._wait_for,
@@ -116,6 +124,22 @@ class RunRequests:
         check_metadata(request.metadata, f"run {request.run_id!r}", self._limits)
         if not await self._store.set_metadata(request.run_id, request.metadata):
             raise _unknown(request.run_id)
+
+        return Done()
+
+    async def _add_tags(self, request: AddTags, _: str) -> Done:
+        run = await self._find(request.run_id)
+        check_tags({*run.tags, *request.tags}, f"run {run.id!r}", self._limits)
+        await self._store.add_tags(run.id, request.tags)
+
+        return Done()
+
+    async def _reschedule(self, request: RescheduleRun, _: str) -> Done:
+        check_moment(request.run_at, f"run {request.run_id!r}", time.time())
+        run = await self._find(request.run_id)
+        if not await self._dispatcher.reschedule(run.id, request.run_at):
+            raise TriggerError(f"run {run.id!r} is not DELAYED, so it cannot be rescheduled")
+        log.info("run.rescheduled", run_id=run.id, task=run.task, run_at=request.run_at)
 
         return Done()
 

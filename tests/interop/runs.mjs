@@ -1,5 +1,6 @@
 // What the official SDK does with runs: trigger, wait, read, cancel, list, replay, batch, metadata.
 // Prints one JSON document of what it was told.
+import { apiClientManager } from "@trigger.dev/core/v3";
 import { auth, batch, configure, idempotencyKeys, runs, tasks } from "@trigger.dev/sdk";
 
 configure({
@@ -84,6 +85,27 @@ said.delayed = [delayed.status, delayed.delayedUntil > new Date(Date.now() + 3_5
 await runs.cancel(later.id);
 said.delayedCancelled = (await runs.retrieve(later.id)).status;
 
+// Move a delayed run, and tag a run while it waits. `tags.add` is this call with the run's own id.
+const moved = await tasks.trigger("echo", "moved", { delay: "1h", ttl: "5m", tags: "moved" });
+const rescheduled = await runs.reschedule(moved.id, { delay: "2h" });
+said.rescheduled = [
+  rescheduled.status,
+  rescheduled.delayedUntil > new Date(Date.now() + 7_000_000),
+  rescheduled.ttl,
+];
+const client = apiClientManager.clientOrThrow();
+said.tagged = [
+  (await client.addTags(moved.id, { tags: ["added", "moved", "added", " "] })).message,
+  (await client.addTags(moved.id, { tags: "added" })).message,
+  (await runs.retrieve(moved.id)).tags,
+];
+said.foundByTag = (await runs.list({ tag: "added" })).data.map((run) => run.id === moved.id);
+said.tooManyTags = await refusal(() => client.addTags(moved.id, { tags: [..."abcdefghij"] }));
+await runs.reschedule(moved.id, { delay: new Date() });
+said.movedToNow = (await runs.poll(moved, quick)).output;
+said.taggedWhenDone = (await client.addTags(moved.id, { tags: "done" })).message;
+said.rescheduledWhenDone = await refusal(() => runs.reschedule(moved.id, { delay: "1h" }));
+
 // Replay, as it was and with another payload.
 const again = await runs.replay(handle.id);
 said.replayed = brief(await runs.poll(again.id, quick));
@@ -122,6 +144,10 @@ said.readOther = await refusal(() =>
   asHolder(handle.publicAccessToken, () => runs.retrieve(first.id)),
 );
 const tagToken = await auth.createPublicToken({ scopes: { read: { tags: ["batched"] } } });
+const runToken = await auth.createPublicToken({ scopes: { write: { runs: moved.id } } });
+said.tagByToken = await refusal(() =>
+  asHolder(runToken, () => apiClientManager.clientOrThrow().addTags(moved.id, { tags: "x" })),
+);
 said.tagToken = (
   await asHolder(tagToken, () => runs.list({ tag: "batched", limit: 10 }))
 ).data.length;
@@ -137,6 +163,7 @@ said.tokenOther = await refusal(() => asHolder(once, () => tasks.trigger("fail",
 said.unknownTask = await refusal(() => tasks.trigger("ecko", {}));
 said.unknownRun = await refusal(() => runs.retrieve("run_unknown"));
 said.unknownCancel = await refusal(() => runs.cancel("run_unknown"));
+said.badReschedule = await refusal(() => runs.reschedule(later.id, { delay: "soon" }));
 said.badDelay = await refusal(() => tasks.trigger("echo", {}, { delay: "soon" }));
 
 process.stdout.write(JSON.stringify(said), () => process.exit(0));

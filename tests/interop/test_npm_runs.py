@@ -97,6 +97,38 @@ def test_cancel(said: dict[str, Any]) -> None:
     assert said["delayedCancelled"] == "CANCELED"
 
 
+def test_reschedule(said: dict[str, Any]) -> None:
+    """A delayed run gets another time, its ttl with it; one that has started is refused."""
+    refused = said["rescheduledWhenDone"]
+
+    assert said["rescheduled"] == ["DELAYED", True, "300s"]
+    assert said["movedToNow"] == "moved"
+    assert (refused["status"], refused["message"]) == (
+        400,
+        "Cannot reschedule a run that is not delayed",
+    )
+    assert (said["badReschedule"]["status"], said["badReschedule"]["message"]) == (
+        400,
+        "Invalid delay: soon",
+    )
+
+
+def test_tags_are_added(said: dict[str, Any]) -> None:
+    """None twice, within the limit, also when the run is done; not with a public token."""
+    refused = said["tooManyTags"]
+
+    assert said["tagged"] == [
+        "Successfully set 1 new tags.",
+        "No new tags to add",
+        ["moved", "added"],
+    ]
+    assert said["foundByTag"] == [True]
+    assert refused["status"] == 422
+    assert refused["message"].endswith("limits.tags = 10")
+    assert said["taggedWhenDone"] == "Successfully set 1 new tags."
+    assert said["tagByToken"]["status"] == 403
+
+
 def test_replay(said: dict[str, Any]) -> None:
     """A replay has the payload and tags of the run before, or another payload."""
     replayed, echoed = said["replayed"], said["echoed"]

@@ -1,5 +1,6 @@
 """Requests over the control socket, carried out by a real supervisor."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 
 from td_runtime.control import (
     Accepted,
+    AddTags,
     CanceledRuns,
     CancelRuns,
     ControlClient,
@@ -19,14 +21,17 @@ from td_runtime.control import (
     ListSchedules,
     ListTasks,
     ReplayRun,
+    RescheduleRun,
     RunDetails,
     RunsPage,
+    RunView,
     SchedulesView,
     SetMetadata,
     Stopping,
     StopRuntime,
     TasksView,
     TriggerRuns,
+    WaitForRun,
 )
 from td_worker.messages import TriggerItem
 from tests.runtime_process import RuntimeProcess
@@ -135,6 +140,31 @@ def test_metadata(client: ControlClient) -> None:
         client.ask(SetMetadata(run_id=run_id, metadata=b"{"), Done)
 
 
+def test_a_delayed_run_is_moved(client: ControlClient) -> None:
+    """To another time, or to now; nothing else can be moved, and not beyond all time."""
+    run_id = start(client, task="hello", run_at=time.time() + 3600)
+    client.ask(RescheduleRun(run_id=run_id, run_at=(later := time.time() + 7200)), Done)
+    moved = get(client, run_id)
+
+    assert (moved.status, moved.run_at) == ("DELAYED", later)
+    with pytest.raises(ControlRefusedError, match=f"for run '{run_id}'; it must be epoch seconds"):
+        client.ask(RescheduleRun(run_id=run_id, run_at=math.inf), Done)
+    client.ask(RescheduleRun(run_id=run_id, run_at=0.0), Done)
+    client.ask(WaitForRun(run_id=run_id), RunView)
+    with pytest.raises(ControlRefusedError, match="is not DELAYED"):
+        client.ask(RescheduleRun(run_id=run_id, run_at=later), Done)
+
+
+def test_tags_are_added(client: ControlClient) -> None:
+    """Up to the limit, which counts those that the run has."""
+    run_id = start(client, task="echo", tags=("t1",), run_at=time.time() + 3600)
+    client.ask(AddTags(run_id=run_id, tags=("t2", "t1")), Done)
+
+    assert get(client, run_id).tags == ("t1", "t2")
+    with pytest.raises(ControlRefusedError, match=f"11 tags for run '{run_id}'; limits.tags = 10"):
+        client.ask(AddTags(run_id=run_id, tags=tuple("abcdefghi")), Done)
+
+
 def test_tasks_and_schedules(client: ControlClient) -> None:
     """Tasks are listed with what their config says, schedules with their next ticks."""
     tasks = {task.id: task for task in client.ask(ListTasks(), TasksView).tasks}
@@ -170,6 +200,8 @@ def test_tasks_and_schedules(client: ControlClient) -> None:
         (GetRun(run_id="run_no"), "unknown_run", "there is no run 'run_no'"),
         (ReplayRun(run_id="run_no"), "unknown_run", "there is no run 'run_no'"),
         (SetMetadata(run_id="run_no", metadata=b"{}"), "unknown_run", "there is no run 'run_no'"),
+        (AddTags(run_id="run_no", tags=("t",)), "unknown_run", "there is no run 'run_no'"),
+        (RescheduleRun(run_id="run_no", run_at=0.0), "unknown_run", "there is no run 'run_no'"),
         (ListRuns(limit=0), "invalid", "limit = 0; it must be from 1 to 1000"),
         (
             ListRuns(statuses=frozenset({"DONE"})),

@@ -87,6 +87,10 @@ class RunApi:
                 return await self._runs.cancel(exchange, run_id)
             case [run_id, "replay"]:
                 return await self._runs.replay(exchange, run_id)
+            case [run_id, "reschedule"]:
+                return await self._runs.reschedule(exchange, run_id)
+            case [run_id, "tags"]:
+                return await self._runs.add_tags(exchange, run_id)
             case [run_id, "metadata"]:
                 return await self._runs.metadata(exchange, run_id)
 

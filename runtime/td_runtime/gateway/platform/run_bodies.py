@@ -1,6 +1,7 @@
 """What clients send to start runs."""
 
 import time
+from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -86,6 +87,36 @@ class CreateBatch(msgspec.Struct, rename="camel"):
 
     run_count: Annotated[int, msgspec.Meta(ge=1)]
     idempotency_key: Key | None = None
+
+
+class RescheduleBody(msgspec.Struct):
+    """The body of POST reschedule: another delay, counted from now."""
+
+    delay: str
+
+    def to_moment(self) -> float:
+        """Return when the run is to start.
+
+        Raises:
+            RefusalError: 400, it is neither a date nor a duration.
+        """
+        moment = parse_moment(self.delay)
+        if moment is None:
+            raise RefusalError(json_reply(400, {"error": f"Invalid delay: {self.delay}"}))
+
+        return max(moment, time.time())
+
+
+class TagsBody(msgspec.Struct):
+    """The body of POST tags."""
+
+    tags: str | list[str]
+
+    def beyond(self, there: Collection[str]) -> tuple[str, ...]:
+        """Return the tags that are not there yet; blank ones are none."""
+        return tuple(
+            dict.fromkeys(tag for tag in to_tags(self.tags) if tag.strip() and tag not in there)
+        )
 
 
 class ReplayBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

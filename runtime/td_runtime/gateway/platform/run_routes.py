@@ -13,9 +13,11 @@ import msgspec
 
 from td_runtime.control_messages import (
     Accepted,
+    AddTags,
     CanceledRuns,
     CancelRuns,
     Done,
+    RescheduleRun,
     SetMetadata,
 )
 from td_runtime.gateway.exchange import Exchange, Reply, json_reply
@@ -25,18 +27,25 @@ from td_runtime.gateway.platform.answers import RefusalError
 from td_runtime.gateway.platform.bodies import read_json
 from td_runtime.gateway.platform.references import resolve
 from td_runtime.gateway.platform.run_batches import RunBatches
-from td_runtime.gateway.platform.run_bodies import ReplayBody, TriggerBody, unprocessable
+from td_runtime.gateway.platform.run_bodies import (
+    ReplayBody,
+    RescheduleBody,
+    TagsBody,
+    TriggerBody,
+    unprocessable,
+)
 from td_runtime.gateway.platform.run_link import RunLink
 from td_runtime.gateway.platform.run_lists import parse_list, read_page
 from td_runtime.gateway.platform.run_metadata import MetadataBody, Operation, apply
 from td_runtime.gateway.platform.uploads import Uploads
 from td_runtime.replays import repeat
 from td_runtime.store import RunQuery, RunReader, open_readonly
-from td_runtime.store.records import Run, RunSummary
+from td_runtime.store.records import Run, RunSummary, Status
 from td_worker.messages import TriggerItem
 
 TRIGGER_BYTES_MAX: Final = 16 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 1024 * 1024
+SMALL_BYTES_MAX: Final = 64 * 1024
 TOKEN_LIFE_S: Final = 3600.0
 ONE_TIME_SLACK_S: Final = 60.0
 ONE_TIME_LIFE_S_MAX: Final = 10 * 365 * 86_400.0
@@ -133,16 +142,8 @@ class RunRoutes:
         if exchange.method != "GET":
             return answers.method_not_allowed("GET")
         run = await self._readable(exchange, run_id)
-        if run is None:
-            return answers.NOT_FOUND
-        depth, related = await self._relatives(run)
 
-        return json_reply(
-            200,
-            run_shapes.show_retrieved(
-                run, depth=depth, related=related, batch_id=self._batches.batch_of(run.id)
-            ),
-        )
+        return answers.NOT_FOUND if run is None else await self._show(run)
 
     async def result(self, exchange: Exchange, run_id: str) -> Reply:
         """GET runs/<id>/result."""
@@ -174,6 +175,28 @@ class RunRoutes:
         accepted: Accepted = await self._link.trigger([body.change(repeat(run))])
 
         return json_reply(200, {"id": accepted.run_ids[0]})
+
+    async def reschedule(self, exchange: Exchange, run_id: str) -> Reply:
+        """POST runs/<id>/reschedule; answers with the run as it is then."""
+        run = await self._changeable_by_key(exchange, run_id)
+        body = await read_json(exchange, RescheduleBody, limit=SMALL_BYTES_MAX)
+        moment = body.to_moment()
+        if run.status is not Status.DELAYED:
+            return json_reply(400, {"error": "Cannot reschedule a run that is not delayed"})
+        await self._link.ask(RescheduleRun(run_id=run.id, run_at=moment), Done)
+
+        return await self._show(await self.find(run.id) or run)
+
+    async def add_tags(self, exchange: Exchange, run_id: str) -> Reply:
+        """POST runs/<id>/tags: further tags, whatever the run's status."""
+        run = await self._changeable_by_key(exchange, run_id)
+        body = await read_json(exchange, TagsBody, limit=SMALL_BYTES_MAX)
+        tags = body.beyond(run.tags)
+        if not tags:
+            return json_reply(200, {"message": "No new tags to add"})
+        await self._link.ask(AddTags(run_id=run.id, tags=tags), Done)
+
+        return json_reply(200, {"message": f"Successfully set {len(tags)} new tags."})
 
     async def metadata(self, exchange: Exchange, run_id: str) -> Reply:
         """GET and PUT runs/<id>/metadata."""
@@ -233,6 +256,19 @@ class RunRoutes:
             raise RefusalError(json_reply(404, {"error": "Run not found"}))
 
         return run
+
+    async def _changeable_by_key(self, exchange: Exchange, run_id: str) -> Run:
+        """The same for what only the secret key may change: tags say who else may read a run."""
+        self._access.identify(exchange).require_secret()
+
+        return await self._changeable(exchange, run_id, "POST")
+
+    async def _show(self, run: Run) -> Reply:
+        depth, related = await self._relatives(run)
+        batch_id = self._batches.batch_of(run.id)
+        shown = run_shapes.show_retrieved(run, depth=depth, related=related, batch_id=batch_id)
+
+        return json_reply(200, shown)
 
     async def _change(
         self, run_id: str, operations: list[Operation], metadata: dict[str, Any] | None = None
