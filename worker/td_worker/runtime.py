@@ -104,15 +104,28 @@ class WorkerSettings:
 class Inbox(Protocol):
     """Where the supervisor's messages about runs go; called on the runtime loop."""
 
-    def is_busy(self) -> bool: ...
+    def is_busy(self) -> bool:
+        """Whether there are runs; for any thread."""
+        ...
 
-    def assign(self, runs: list[AssignedRun], ahead: list[AssignedRun]) -> None: ...
+    def assign(self, runs: list[AssignedRun], ahead: list[AssignedRun]) -> None:
+        """Begin *runs* now, and those *ahead* as soon as others have ended."""
+        ...
 
-    def cancel(self, run_id: str, attempt: int) -> None: ...
+    def cancel(self, run_id: str, attempt: int) -> None:
+        """Cancel that attempt, whether it has begun or not; any other is left alone."""
+        ...
 
-    def interrupt(self, run_id: str, attempt: int) -> None: ...
+    def interrupt(self, run_id: str, attempt: int) -> None:
+        """Have the run of that attempt go back to the queue, whether it has begun or not."""
+        ...
 
-    def drain(self, timeout: float) -> None: ...
+    def drain(self, timeout: float) -> None:
+        """Give back what has not begun, and end what has within *timeout* seconds.
+
+        A second call, with less time, hurries the first.
+        """
+        ...
 
 
 @dataclass(slots=True)

@@ -37,13 +37,15 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PayloadDecoder(Protocol):
-    """What turns a payload into what the function takes.
+    """What turns a payload into what the function takes."""
 
-    Raises:
-        msgspec.MsgspecError: It does not fit.
-    """
+    def decode(self, payload: bytes, /) -> Any:
+        """Return what the function is called with.
 
-    def decode(self, payload: bytes, /) -> Any: ...
+        Raises:
+            msgspec.MsgspecError: The payload does not fit.
+        """
+        ...
 
 
 class _PydanticDecoder:
