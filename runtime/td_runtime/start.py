@@ -112,11 +112,12 @@ def _run(config: Config, ground: Ground, *, allow_faults: bool, owner_fd: int | 
         try:
             supervisor = _supervisor_class(config)(config, ground, gateway, owner_fd=owner_fd)
             supervisor.prepare(runner.get_loop())
+            runner.run(supervisor.run())
         except BaseException:
+            # It would hold up the log sink's end, and the next start by its port.
             if gateway is not None:
                 gateway.kill()
             raise
-        runner.run(supervisor.run())
     log.info("runtime.stopped")
     supervisor.raise_failure()
 
