@@ -9,7 +9,6 @@ Order: data folder → API key → log sink → gateway.
 import asyncio
 import socket
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -123,10 +122,11 @@ def _run(config: Config, ground: Ground, *, allow_faults: bool, owner_fd: int | 
 
 
 def _supervisor_class(config: Config) -> "type[Supervisor]":
-    """Import what the supervisor needs, and what its workers do: they share it."""
+    """Get ready what the supervisor needs, and what its workers do: they share it."""
     with imports_without_extras(tls_is_likely=config.control_plane.url.startswith("https:")):
-        import_module("td_worker.process")
         from td_runtime.supervisor import Supervisor
+        from td_worker.process import warm_up
+    warm_up()
 
     return Supervisor
 
