@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CANDIDATES := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+# What pip installs has bytecode; what it links to gets it when it is first run, if that may write.
+COMPILE = $(BIN)/python -m compileall -qq runtime worker sharedcache
 SUITES := tests/unit tests/integration tests/acceptance tests/interop
 
 .DEFAULT_GOAL := help
@@ -96,11 +98,13 @@ $(VENV)/.made:
 $(VENV)/.runtime: $(VENV)/.made pyproject.toml constraints.txt
 	@$(INSTALL) --upgrade pip
 	@$(INSTALL) --build-constraint constraints.txt --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@$(INSTALL) --upgrade pip
 	@$(INSTALL) --build-constraint constraints.txt --editable . --group dev
+	@$(COMPILE)
 	@touch $@ $(VENV)/.runtime
 
 # The caches that ours is measured beside; nothing of ours may ever import them.

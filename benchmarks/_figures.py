@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import platform
 import sys
@@ -10,6 +11,10 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+
+import td_runtime
+import td_sharedcache
+import td_worker
 
 ROUNDS = 7
 
@@ -22,6 +27,15 @@ def medians(sides: Mapping[str, Callable[[], float]], *, rounds: int = ROUNDS) -
             seen[name].append(measure())
 
     return {name: median(values) for name, values in seen.items()}
+
+
+def compile_packages() -> None:
+    """Have bytecode of what is measured, as an installation has.
+
+    Else every process would compile it anew where PYTHONDONTWRITEBYTECODE is set.
+    """
+    for package in (td_runtime, td_sharedcache, td_worker):
+        compileall.compile_dir(package.__path__[0], quiet=1)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
-from _figures import print_table
+from _figures import compile_packages, print_table
 from peers.arena import arena
 from peers.queues.fleet import SIDES, absence, fleet
 
@@ -74,6 +74,7 @@ def measure(
 
 
 def main() -> None:
+    compile_packages()
     rows = [measure(kill_worker, name, ROUNDS if name == "ours" else 1, PATIENCE) for name in AGAIN]
     print_table("A worker is killed: its run starts again after", ["queue", "ms"], rows)
     rows = [measure(kill_all, "ours", ROUNDS, PATIENCE)]

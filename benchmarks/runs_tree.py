@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from statistics import median
 
-from _figures import print_table
+from _figures import compile_packages, print_table
 from peers.arena import arena
 from peers.queues.fleet import SIDES, Fleet, absence, cpu_seconds, fleet, pss, switches
 
@@ -62,6 +62,7 @@ def _apart(side: Fleet, pids: list[int]) -> dict[int, str]:
 
 
 def main() -> None:
+    compile_packages()
     rows = []
     notes: list[str] = []
     with arena(python_needed=False) as place:

@@ -12,7 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from _figures import medians, print_table
+from _figures import compile_packages, medians, print_table
 
 ROUNDS = 10
 CONFIG = """
@@ -34,17 +34,20 @@ def time_command(*command: str) -> float:
 
 
 def main() -> None:
+    compile_packages()
     python = [sys.executable, "-c"]
     ours = [str(Path(sys.executable).with_name("td-runtime"))]
     with tempfile.TemporaryDirectory(prefix="td-bench-") as folder:
         config = Path(folder, "td-runtime.toml")
         config.write_text(CONFIG)
-        # Nothing runs there: these two end in "no supervisor answers", as late as they can.
+        # Nothing runs there: the last two end in "no supervisor answers", as late as they can.
         options = ["-c", str(config)]
         commands = {
             "python -c pass": [*python, "pass"],
             "python -c 'import typer'": [*python, "import typer"],
             "td-runtime --version": [*ours, "--version"],
+            "td-runtime --help": [*ours, "--help"],
+            "td-runtime tasks list": [*ours, "tasks", "list", *options],
             "td-runtime status": [*ours, "status", *options],
             "td-runtime trigger hello": [*ours, "trigger", "hello", *options],
         }
