@@ -12,6 +12,7 @@ import structlog
 
 from td_runtime.control_messages import PROTOCOL_VERSION, Hello, Refused, Request
 from td_runtime.data_dir import DataDir
+from td_runtime.errors import TdRuntimeError
 from td_worker.channel import Channel
 from td_worker.messages import MAX_CONTROL_FRAME
 
@@ -138,16 +139,23 @@ def _find_refusal(hello: Hello) -> Refused | None:
 
 
 def _listen(data_dir: DataDir) -> socket.socket:
-    # Who gets here owns the folder, so a socket that is there belongs to nobody.
-    data_dir.control_socket.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
+        # Who gets here owns the folder, so a socket that is there belongs to nobody.
+        data_dir.control_socket.unlink(missing_ok=True)
         with data_dir.control_address() as address:
             listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise TdRuntimeError(
+            f"the control socket cannot be made: {error.strerror}",
+            where=str(data_dir.control_socket),
+            advice="Look whether something else is in its place, or the disk is full.",
+        ) from error
     finally:
         os.umask(before)
-    listener.listen(128)
     listener.setblocking(False)
 
     return listener

@@ -4,7 +4,7 @@ One process, one thread, one loop. It owns the run store and never imports task 
 open when it forks, and what children do with it, is in :mod:`td_runtime.fork`.
 
 Start order: data folder → log sink → gateway (:mod:`td_runtime.start`) → tasks inspected → last
-workers gone → store → workers → control socket. Stop order (design §3): no more hand-outs →
+workers gone → store → control socket → workers. Stop order (design §3): no more hand-outs →
 workers drain → gateway → log sink. Who may die when: docs/concepts/processes.md.
 """
 
@@ -14,9 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 import structlog
@@ -28,7 +26,7 @@ from td_runtime.control_server import ControlServer
 from td_runtime.dispatch import Dispatcher
 from td_runtime.errors import TdRuntimeError
 from td_runtime.gateway_process import GatewayProcess
-from td_runtime.inspector import inspect_tasks, task_specs
+from td_runtime.inspector import inspect_tasks
 from td_runtime.loops import Loops
 from td_runtime.payloads import PayloadChecker
 from td_runtime.relay import NoticeRelay
@@ -40,11 +38,9 @@ from td_runtime.scheduler import Scheduler, Tick
 from td_runtime.start import Ground, control_plane_url
 from td_runtime.store import RunStore, Status, open_store
 from td_runtime.terminal import Terminal
+from td_runtime.worker_body import be_worker
 from td_runtime.workers import Worker, WorkerEvents, WorkerPool
-from td_worker.executor import Limits
 from td_worker.messages import FromWorker, NoticeSent, TriggerItem
-from td_worker.process import run_worker
-from td_worker.runtime import WorkerSettings
 from td_worker.task import TaskFacts
 
 __all__ = ["Supervisor"]
@@ -168,22 +164,15 @@ class Supervisor:
             on_fatal=self._fail,
             check_payloads=lambda items: self._payloads.check(items),
         )
+        self._pool = self._make_pool()
+        self._requests = self._make_requests()
+        # Before anything is forked: whatever is wrong with the socket then leaves nobody behind.
+        control = ControlServer(self._data_dir, self._requests.answer, self._loop)
         self._retention = Retention(self._store, self._config.store)
         retention = self._in_background(self._retention.run())
-        self._pool = self._make_pool()
-        self._pool.start()
-        self._payloads.start()
-        self._requests = Requests(
-            self._store,
-            self._dispatcher,
-            limits=self._config.limits,
-            tasks=lambda: self._config.tasks,
-            status=self._status,
-            stop=self._stop_asked,
-            on_failed=self._fail,
-        )
-        control = ControlServer(self._data_dir, self._requests.answer, self._loop)
         try:
+            self._pool.start()
+            self._start_payloads()
             await self._until_stopped()
         finally:
             retention.cancel()
@@ -228,6 +217,21 @@ class Supervisor:
     def _replicas(self) -> dict[str, int]:
         return {task.id: task.replicas for task in self._config.tasks}
 
+    def _make_requests(self) -> Requests:
+        return Requests(
+            self._store,
+            self._dispatcher,
+            limits=self._config.limits,
+            tasks=lambda: self._config.tasks,
+            status=self._status,
+            stop=self._stop_asked,
+            on_failed=self._fail,
+        )
+
+    def _start_payloads(self) -> None:
+        with contextlib.suppress(OSError):  # then it is forked at the next trigger
+            self._payloads.start()
+
     def _make_payloads(self) -> PayloadChecker:
         return PayloadChecker(
             self._config,
@@ -268,8 +272,7 @@ class Supervisor:
         self._ground.configure_logs(config)
         self._register(facts)
         outdated, self._payloads = self._payloads, self._make_payloads()
-        with contextlib.suppress(OSError):  # then it is forked at the next trigger
-            self._payloads.start()
+        self._start_payloads()
         if self._gateway is not None:
             self._gateway.reload(
                 allow_origins=config.gateway.allow_origins, log_level=config.log.level
@@ -428,7 +431,7 @@ class Supervisor:
 
         return WorkerPool(
             runtime.workers,
-            body=lambda number, sock, ring: self.run_worker(number, sock, ring),
+            body=self._be_worker,
             secret=self._ground.secret,
             sink=self._sink,
             events=WorkerEvents(
@@ -442,46 +445,10 @@ class Supervisor:
             tasks=[task.id for task in self._config.tasks],
         )
 
-    def _worker_settings(self, number: int, attach: Callable[..., None]) -> WorkerSettings:
-        """Return what worker *number* is told."""
-        config = self._config
-
-        return WorkerSettings(
-            number=number,
-            tasks=task_specs(config),
-            import_path=str(config.folder),
-            lock_file=str(self._data_dir.workers_lock),
-            control_plane_url=self._url,
-            credentials_dir=Path(config.credentials.dir),
-            max_age=config.credentials.max_age,
-            concurrency=config.runtime.concurrency,
-            limits=Limits(
-                output_bytes=config.limits.output,
-                traceback_bytes=config.limits.traceback,
-                stream_drain=config.runtime.drain_timeout,
-                cancel_grace=config.runtime.cancel_grace,
-            ),
-            max_runs=config.runtime.max_runs_per_worker,
-            max_memory=config.runtime.max_memory_per_worker,
-            stalled_after=config.runtime.stalled_after,
-            kill_stalled_after=config.runtime.kill_stalled_after,
-            log_together=logs.together,
-            attach=attach,
+    def _be_worker(self, number: int, sock: socket.socket, ring: logs.LineRing) -> int:
+        return be_worker(
+            number, sock, ring, config=self._config, ground=self._ground, url=self._url
         )
-
-    def run_worker(self, number: int, sock: socket.socket, ring: logs.LineRing) -> int:
-        """Be worker *number*, in the forked child: log as this worker, capture what is printed."""
-        self._ground.configure_logs(self._config, worker=number, ring=ring)
-        # Task code and what it starts must not find the key in their environment.
-        for name in self._config.secret_variables:
-            os.environ.pop(name, None)
-        output = logs.CapturedOutput(logs.emit_printed)
-        settings = self._worker_settings(number, partial(_attach, output))
-        with logs.capture_prints():
-            status = run_worker(settings, sock)
-        logs.close()
-
-        return status
 
     def _receive(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, NoticeSent):
@@ -522,14 +489,3 @@ class Supervisor:
             runs=len(worker.runs),
             restarts=self._pool.restarts[worker.number],
         )
-
-
-def _attach(output: logs.CapturedOutput, loop: asyncio.AbstractEventLoop) -> None:
-    """Have *loop* read what task code writes to descriptors 1 and 2."""
-
-    def read(reader: int) -> None:
-        if not output.read(reader):
-            loop.remove_reader(reader)
-
-    for reader in output.readers:
-        loop.add_reader(reader, read, reader)

@@ -16,6 +16,7 @@ from td_runtime import control_server
 from td_runtime.control_messages import Answer, Done, GetStatus, Hello, Refused, Request
 from td_runtime.control_server import ControlServer
 from td_runtime.data_dir import DataDir
+from td_runtime.errors import TdRuntimeError
 from td_worker.messages import decode_frames, encode_frame
 
 
@@ -110,3 +111,20 @@ async def test_no_descriptor_left_makes_no_storm(
 
     assert second - first >= 0.049
     assert isinstance(await listening.ask(Hello()), Hello)
+
+
+async def test_a_socket_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
+    """Whatever is in its place: the error names it, and no descriptor is left."""
+    data_dir = DataDir(tmp_path)
+    data_dir.control_socket.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(TdRuntimeError) as caught:
+        ControlServer(data_dir, lambda *_: lambda: None, asyncio.get_running_loop())
+
+    assert str(caught.value) == (
+        "the control socket cannot be made: Is a directory\n"
+        f"  at: {data_dir.control_socket}\n"
+        "  next: Look whether something else is in its place, or the disk is full."
+    )
+    assert len(os.listdir("/proc/self/fd")) == before
