@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,16 @@ async def fail(payload):
 """
 
 
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
+    """Run one runtime for all tests whose runs leave every worker alive; at the end each is."""
+    options = {"fail": "retry = {max_attempts = 2, min_timeout = '10ms', max_timeout = '20ms'}"}
+    folder = tmp_path_factory.mktemp("lifecycle")
+    with RuntimeProcess(folder, tasks=TASKS, workers=2, task_options=options) as started:
+        yield started
+        assert not started.find("worker.exited")
+
+
 def _open_files(runtime: RuntimeProcess) -> int:
     return len(os.listdir(f"/proc/{runtime.process.pid}/fd"))
 
@@ -157,10 +168,9 @@ def test_a_task_may_use_a_process_pool(data_dir: Path) -> None:
         assert runtime.find("worker.exited", status=0)
 
 
-def test_a_task_finds_nothing_on_stdin(data_dir: Path) -> None:
+def test_a_task_finds_nothing_on_stdin(runtime: RuntimeProcess) -> None:
     """Reading it gives its end, and not what some other descriptor of the worker has."""
-    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
-        assert runtime.output(runtime.trigger("read_stdin")) == ["", ""]
+    assert runtime.output(runtime.trigger("read_stdin")) == ["", ""]
 
 
 def test_dead_workers_leave_no_descriptors(data_dir: Path) -> None:
@@ -189,49 +199,44 @@ def test_a_stop_does_not_wait_for_a_worker_that_boots(data_dir: Path) -> None:
         assert runtime.stop() == 0
 
 
-def test_children_with_large_outputs_reach_their_parent(data_dir: Path) -> None:
+def test_children_with_large_outputs_reach_their_parent(runtime: RuntimeProcess) -> None:
     """72 MiB of outputs are more than one message between processes may have."""
-    with RuntimeProcess(data_dir, tasks=TASKS, workers=2) as runtime:
-        run_id = runtime.trigger("parent_of_large")
+    run_id = runtime.trigger("parent_of_large")
 
-        assert runtime.output(run_id) == 8 * 9 * 2**20
-        assert len(runtime.tree(run_id)) == 9
-        assert not runtime.find("worker.exited")
+    assert runtime.output(run_id) == 8 * 9 * 2**20
+    assert len(runtime.tree(run_id)) == 9
+    assert not runtime.find("worker.exited")
 
 
-def test_a_batch_larger_than_a_message_is_refused(data_dir: Path) -> None:
+def test_a_batch_larger_than_a_message_is_refused(runtime: RuntimeProcess) -> None:
     """The task gets an error that it can handle; its worker lives."""
-    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
-        assert runtime.output(runtime.trigger("ask_for_too_much")) == "TriggerRefusedError"
-        assert not runtime.find("worker.exited")
+    assert runtime.output(runtime.trigger("ask_for_too_much")) == "TriggerRefusedError"
+    assert not runtime.find("worker.exited")
 
 
-def test_errors_survive(data_dir: Path) -> None:
+def test_errors_survive(runtime: RuntimeProcess) -> None:
     """R6: type, message, traceback with its cause, and whether another attempt is any use."""
-    options = {"fail": "retry = {max_attempts = 2, min_timeout = '10ms', max_timeout = '20ms'}"}
-    with RuntimeProcess(data_dir, tasks=TASKS, workers=1, task_options=options) as runtime:
-        failed = runtime.view(runtime.trigger("fail"))
-        aborted = runtime.view(runtime.trigger("fail", "abort"))
+    failed = runtime.view(runtime.trigger("fail"))
+    aborted = runtime.view(runtime.trigger("fail", "abort"))
 
-        assert (failed.outcome.status, failed.attempt) == ("FAILED", 2)
-        error = failed.outcome.error
-        assert error is not None
-        assert (error.type, error.message) == ("BrokenError", "a file \\udc80")
-        assert "KeyError: 'cause'" in error.traceback
-        assert 'raise BrokenError from KeyError("cause")' in error.traceback
-        assert error.retryable
-        assert (aborted.outcome.status, aborted.attempt) == ("FAILED", 1)
-        assert aborted.outcome.error is not None
-        assert not aborted.outcome.error.retryable
+    assert (failed.outcome.status, failed.attempt) == ("FAILED", 2)
+    error = failed.outcome.error
+    assert error is not None
+    assert (error.type, error.message) == ("BrokenError", "a file \\udc80")
+    assert "KeyError: 'cause'" in error.traceback
+    assert 'raise BrokenError from KeyError("cause")' in error.traceback
+    assert error.retryable
+    assert (aborted.outcome.status, aborted.attempt) == ("FAILED", 1)
+    assert aborted.outcome.error is not None
+    assert not aborted.outcome.error.retryable
 
 
-def test_a_request_larger_than_a_message_is_refused(data_dir: Path) -> None:
+def test_a_request_larger_than_a_message_is_refused(runtime: RuntimeProcess) -> None:
     """The client is told so, and not that nobody answers."""
-    with RuntimeProcess(data_dir, tasks=TASKS, workers=1) as runtime:
-        with pytest.raises(ControlRefusedError, match="fewer runs"):
-            runtime.trigger_many("child", ["x" * 9 * 2**20] * 2)
+    with pytest.raises(ControlRefusedError, match="fewer runs"):
+        runtime.trigger_many("child", ["x" * 9 * 2**20] * 2)
 
-        assert runtime.output(runtime.trigger("child", 1)) == 1
+    assert runtime.output(runtime.trigger("child", 1)) == 1
 
 
 def test_every_accepted_run_is_executed(data_dir: Path) -> None:

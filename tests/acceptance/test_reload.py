@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,16 @@ def test_a_higher_limit_lets_waiting_runs_start(data_dir: Path) -> None:
         assert [runtime.output(run_id) for run_id in runs] == [[1, 1]] * 2
 
 
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[RuntimeProcess]:
+    """Run one runtime for the reloads that are refused."""
+    with (
+        tempfile.TemporaryDirectory(prefix="td-", dir="/tmp") as folder,
+        reloadable(Path(folder)) as started,
+    ):
+        yield started
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
@@ -188,32 +200,33 @@ def test_a_higher_limit_lets_waiting_runs_start(data_dir: Path) -> None:
         ("tasks:version", "tasks:versoin", "tasks[0].entrypoint = 'tasks:versoin'"),
     ],
 )
-def test_a_config_that_is_wrong_is_refused(data_dir: Path, old: str, new: str, named: str) -> None:
+def test_a_config_that_is_wrong_is_refused(
+    runtime: RuntimeProcess, old: str, new: str, named: str
+) -> None:
     """The event names file, key and value; workers, tasks and code stay; the next one is taken."""
-    with reloadable(data_dir) as runtime:
-        it = Reloadable(runtime)
-        before = [worker.pid for worker in runtime.status().workers]
-        it.edit(old, new)
-        refused = it.reload("reload.refused")
+    it = Reloadable(runtime)
+    before = _ready(runtime)
+    it.edit(old, new)
+    refused = it.reload("reload.refused")
 
-        assert named in refused["error_message"]
-        assert str(runtime.config) in refused["where"]
-        assert [worker.pid for worker in runtime.status().workers] == before
-        assert runtime.output(runtime.trigger("version")) == 1
-        it.edit(new, old)
-        it.reload()
+    assert named in refused["error_message"]
+    assert str(runtime.config) in refused["where"]
+    assert _ready(runtime) == before
+    assert runtime.output(runtime.trigger("version")) == 1
+    it.edit(new, old)
+    it.reload()
 
 
-def test_code_that_cannot_be_imported_is_refused(data_dir: Path) -> None:
+def test_code_that_cannot_be_imported_is_refused(runtime: RuntimeProcess) -> None:
     """The import is tried beside the workers, which go on with the code they have."""
-    with reloadable(data_dir) as runtime:
-        it = Reloadable(runtime)
-        before = [worker.pid for worker in runtime.status().workers]
-        it.code(TASKS + "\nimport nowhere_to_be_found\n")
+    it = Reloadable(runtime)
+    before = _ready(runtime)
+    it.code(TASKS + "\nimport nowhere_to_be_found\n")
 
-        assert "nowhere_to_be_found" in it.reload("reload.refused")["error_message"]
-        assert runtime.output(runtime.trigger("version")) == 1
-        assert [worker.pid for worker in runtime.status().workers] == before
+    assert "nowhere_to_be_found" in it.reload("reload.refused")["error_message"]
+    assert runtime.output(runtime.trigger("version")) == 1
+    assert _ready(runtime) == before
+    it.code(TASKS)
 
 
 def test_what_needs_a_restart_is_named_and_the_rest_is_followed(data_dir: Path) -> None:
@@ -259,11 +272,16 @@ def test_the_gateway_goes_by_a_new_level(data_dir: Path) -> None:
     """It says what it kept to itself before the reload."""
     with RuntimeProcess(data_dir, tasks=TASKS, workers=1, level="error") as runtime:
         it = Reloadable(runtime)
+        runtime.fault(kind="drop", target="stream-store")
         it.edit('level = "error"', 'level = "info"')
         it.reload()
+        deadline = time.monotonic() + PATIENCE
+        while not runtime.find("fault.added", kind="status"):
+            assert time.monotonic() < deadline, "the gateway says nothing"
+            runtime.fault(kind="status", status=503, target="stream-store")
         assert runtime.stop() == 0
 
-    assert runtime.find("gateway.opened") == []
+    assert runtime.find("fault.added", kind="drop") == []
     assert len(runtime.find("gateway.stopped")) == 1
 
 
@@ -368,3 +386,7 @@ def test_a_closed_terminal_drains_and_an_open_one_does_not(data_dir: Path) -> No
 
 def _numbers(runtime: RuntimeProcess) -> list[int]:
     return sorted(each.number for each in runtime.status().workers if each.state == "ready")
+
+
+def _ready(runtime: RuntimeProcess) -> list[int]:
+    return sorted(each.pid for each in runtime.status().workers if each.state == "ready")
