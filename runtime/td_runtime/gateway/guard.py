@@ -1,5 +1,6 @@
 """What every request passes first: Host and Origin, and the last resort for errors."""
 
+import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -47,6 +48,7 @@ class Guard:
     ) -> None:
         self._application = application
         self._journal = journal
+        self._under_way: set[asyncio.Task[object]] = set()
         self.allow_origins(origins)
         self._port = str(settings.port)
         self._is_wildcard = settings.is_wildcard
@@ -73,7 +75,18 @@ class Guard:
             if cors.is_preflight(scope, exchange.headers):
                 await Exchange(scope, receive, send).answer(cors.allow(exchange.headers))
                 return
-        await self._serve(scope, receive, send)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  the server makes one for each request
+        self._under_way.add(task)
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._under_way.discard(task)
+
+    async def settled(self) -> None:
+        """Return when every request that is under way now has been given its whole answer."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
     def _check(self, scope: Scope) -> Reply | None:
         hosts = [value for name, value in scope["headers"] if name == b"host"]

@@ -24,9 +24,7 @@ from td_runtime.gateway.server import GatewayServer, listen
 from td_runtime.gateway.settings import Change, Settings, parse_settings
 
 STOP_S: Final = 2.0  # for requests in flight, when asked to stop
-# Open sessions are told at once; what they send last goes through the server's threads, and nothing
-# says when it has left. A client that is first told that the connection ends reads nothing else.
-DRAIN_S: Final = 0.1
+LAST_WORDS_S: Final = 0.5  # for open sessions to say why they end
 ORPHAN_STOP_S: Final = 0.7  # the same, when the supervisor is gone
 EXPIRE_INTERVAL_S: Final = 3600.0
 SWITCH_INTERVAL_S: Final = 0.001
@@ -93,7 +91,7 @@ class Gateway:
             chores.result()
         chores.cancel()
         platform.stop()
-        await asyncio.sleep(DRAIN_S)
+        await self._let_finish()
         server.end()
         is_clean = await self._finish(serving)
         self._journal.write("info", "gateway.stopped", is_clean=is_clean)
@@ -101,6 +99,19 @@ class Gateway:
             _leave(platform, self._journal)
 
         return ExitCode.OK if self._stop.is_set() else ExitCode.FAILED
+
+    async def _let_finish(self) -> None:
+        """Return when what open sessions say last is on its way.
+
+        A client that is first told that the connection ends reads nothing else.
+        """
+        with contextlib.suppress(TimeoutError, OSError, EOFError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                if self._guard is not None:
+                    await self._guard.settled()
+                # The server's one thread takes what it is given in turn: when it has answered a
+                # request that comes now, it has written what it was given before.
+                await _ask_health(self._settings)
 
     async def _make_server(self, platform: Platform) -> GatewayServer:
         listener = await listen(self._settings.host, self._settings.port)
