@@ -8,6 +8,7 @@ import typer
 
 from td_runtime.cli.options import ConfigOption, load
 from td_runtime.config import Config
+from td_runtime.errors import ExitCode
 
 __all__ = ["start"]
 
@@ -45,6 +46,8 @@ def start(
             allow_faults=allow_faults,
             owner_fd=owner_fd,
         )
+    # All is closed and said; to take apart what was imported would hold up a stop for 40 ms.
+    os._exit(ExitCode.OK)
 
 
 def _reloading(config: Config) -> contextlib.AbstractContextManager[None]:
