@@ -39,6 +39,10 @@ _MOST_ATTEMPTS: Final = 250
 """What `catch_error` may ask for in all, as on the control plane: a hook that always asks for
 another attempt would otherwise keep its run for ever."""
 
+_HOOKS_SHARE: Final = 0.9
+"""Of the grace, what `on_cancel` hooks have: the rest is for them to end when they are cancelled,
+before the worker is killed."""
+
 _ENDED_EARLY: Final = frozenset({"CANCELED", "TIMED_OUT"})
 """Attempts that were told to end for good: what their function returns then is half a result."""
 
@@ -466,11 +470,15 @@ class Lifecycle:
             await self._tell("on_cancel", ended=asyncio.shield(self._ended))
 
     async def _hear_canceling(self, canceling: "asyncio.Task[None]") -> None:
-        """Wait for the `on_cancel` hooks, for what is left of the grace."""
-        left = self._stopped_at + self._limits.cancel_grace - time.monotonic()
-        _, late = await asyncio.wait({canceling}, timeout=max(0.0, left))
-        for task in late:
-            task.cancel()
+        """Wait for the `on_cancel` hooks; those that take nearly all of the grace are cancelled.
+
+        A plain one cannot be, and would keep its thread for ever: the worker goes with it.
+        """
+        last = self._stopped_at + _HOOKS_SHARE * self._limits.cancel_grace
+        await asyncio.wait({canceling}, timeout=max(0.0, last - time.monotonic()))
+        if not canceling.done() and not self._in_threads:
+            canceling.cancel()
+        await asyncio.wait({canceling})
 
     async def call_wait_hooks(self, name: str, wait: Wait) -> None:
         """Call `on_wait` or `on_resume`; what they raise is raised in the waiting code."""

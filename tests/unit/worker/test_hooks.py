@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -713,6 +714,31 @@ async def test_an_on_cancel_that_hangs_gets_the_grace_and_no_more(bench: Bench) 
     bench.own(on_cancel=hangs)
 
     assert (await begun_and_canceled(bench, holds, begun, grace=0.05)).status == "CANCELED"
+
+
+async def test_a_plain_on_cancel_that_hangs_is_late(bench: Bench) -> None:
+    """Its thread would stay for ever: the attempt has not ended, and the worker goes with it."""
+    begun, hung = asyncio.Event(), threading.Event()
+
+    async def holds(payload: Any) -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    bench.own(on_cancel=lambda: hung.wait())
+    executor = bench.executor(holds, grace=0.05)
+    executor.start(assigned())
+    await begun.wait()
+    executor.cancel("run_1", 1)
+    late = []
+    async with asyncio.timeout(30):
+        while not late:
+            await asyncio.sleep(0.001)
+            late = bench.deadlines.take_late()
+
+    assert [each.run_id for each in late] == ["run_1"]
+    assert bench.outcomes.empty()
+    hung.set()
+    assert (await bench.outcomes.get()).status == "CANCELED"
 
 
 async def test_a_cancellation_beside_the_drain_calls_no_on_cancel(
