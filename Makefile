@@ -7,7 +7,8 @@ USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 # What pip installs has bytecode; what it links to gets it when it is first run, if that may write.
 COMPILE = $(BIN)/python -m compileall -qq runtime worker sharedcache
-SUITES := tests/unit tests/integration tests/acceptance tests/interop
+# Those with the longest files first: what comes last is short, so that no processor waits for it.
+SUITES := tests/interop tests/acceptance tests/integration tests/unit
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -31,8 +32,9 @@ test: lint suites ## every check and every test
 # that thread holds at a fork stays locked in the child. Campaigns also want the machine to themselves.
 FORKING := $(addprefix tests/integration/test_,chaos_runs.py chaos_smoke.py mass_failure.py outage.py)
 
+# More at once than there are processors: many a test waits for a time-out or for an outage's end.
 suites: $(VENV)/.node $(VENV)/.s2
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SUITES) $(addprefix --ignore=,$(FORKING))
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(SUITES) $(addprefix --ignore=,$(FORKING))
 	@$(BIN)/python -m pytest -q $(FORKING)
 
 lint: $(VENV)/.dev ## ruff, mypy, basedpyright, import-linter
