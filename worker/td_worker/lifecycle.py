@@ -3,13 +3,10 @@
 import asyncio
 import concurrent.futures
 import contextvars
-import random
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +15,7 @@ import structlog
 from td_worker import context
 from td_worker.clock import AttemptClock
 from td_worker.context import Execution, Waits
+from td_worker.described import describe, text_of
 from td_worker.encoding import encode_json
 from td_worker.errors import (
     OutputTooLargeError,
@@ -28,16 +26,13 @@ from td_worker.errors import (
 from td_worker.heartbeat import Deadlines
 from td_worker.hooks import Caught, Hook, Result, Wait
 from td_worker.messages import AssignedRun, RunError
-from td_worker.retry import RetryPolicy, default_delay, is_retryable
+from td_worker.next_attempt import NextAttempt
+from td_worker.retry import is_retryable
 from td_worker.task import Task
 
 __all__ = ["End", "Lifecycle", "Limits"]
 
 log = structlog.get_logger()
-
-_MOST_ATTEMPTS: Final = 250
-"""What `catch_error` may ask for in all, as on the control plane: a hook that always asks for
-another attempt would otherwise keep its run for ever."""
 
 _HOOKS_SHARE: Final = 0.9
 """Of the grace, what `on_cancel` hooks have: the rest is for them to end when they are cancelled,
@@ -240,7 +235,7 @@ class Lifecycle:
             if not self._is_known(error):
                 if self.stop_status is not None:
                     return self._stopped(error)
-                retry_at = self._default_retry_at(error)
+                retry_at = self._next().at_after(error)
                 return self._failed(error, code="TASK_MIDDLEWARE_ERROR", retry_at=retry_at)
 
         return self._require_end()
@@ -378,7 +373,8 @@ class Lifecycle:
         """Return what follows: `retry_at` as seconds since the epoch, or None for nothing."""
         if not is_retryable(error):
             return Caught(skip_retrying=True)
-        delay = default_delay(error, self._policy(), self._used, random.random)
+        following = self._next()
+        delay = following.delay_after(error)
         at = None if delay is None else time.time() + delay
         for hook in self._code.hooks.named("catch_error"):
             answer = await self._call_hook(hook, error=error, retry_at=at, retry_delay=delay)
@@ -386,38 +382,21 @@ class Lifecycle:
                 continue
             if not isinstance(answer, Caught):
                 raise TypeError(f"{hook.where} returned {answer!r:.100}, and not Caught(…) or None")
-            return replace(answer, retry_at=self._answered_at(answer))
+            return replace(answer, retry_at=following.answered_at(answer))
 
         return Caught(retry_at=at)
 
-    def _answered_at(self, answer: Caught) -> float | None:
-        if answer.skip_retrying or self._used >= _MOST_ATTEMPTS:
-            return None
-        if isinstance(answer.retry_at, datetime):
-            return answer.retry_at.timestamp()
-        if answer.retry_at is not None:
-            return float(answer.retry_at)
-        delay = answer.retry_delay
-        if delay is None and answer.retry is not None:
-            delay = answer.retry.delay(self._used, random.random)
+    def _next(self) -> NextAttempt:
+        run = self.assigned
 
-        return None if delay is None else time.time() + delay
-
-    def _default_retry_at(self, error: BaseException) -> float | None:
-        delay = default_delay(error, self._policy(), self._used, random.random)
-
-        return None if delay is None else time.time() + delay
-
-    def _policy(self) -> RetryPolicy:
-        return self._code.spec.retry.limited(self.assigned.max_attempts)
-
-    @property
-    def _used(self) -> int:
-        return self.assigned.attempts_used or self.assigned.attempt
+        return NextAttempt(
+            policy=self._code.spec.retry.limited(run.max_attempts),
+            used=run.attempts_used or run.attempt,
+        )
 
     def fail(self, error: BaseException) -> End:
         """Return the end of an attempt that *error* turned into a failure afterwards."""
-        return self._failed(error, retry_at=self._default_retry_at(error))
+        return self._failed(error, retry_at=self._next().at_after(error))
 
     def _failed(
         self,
@@ -590,7 +569,7 @@ def _log_failed_hook(hook: Hook, error: BaseException) -> None:
         "hook.failed",
         hook=hook.where,
         error_type=type(error).__name__,
-        error_message=_text_of(lambda: str(error)),
+        error_message=text_of(lambda: str(error)),
         exc_info=error,
     )
 
@@ -606,49 +585,7 @@ async def _result(future: "asyncio.Future[Any]") -> Any:
     return await future
 
 
-def describe(error: BaseException, limit: int, *, code: str | None = None) -> RunError:
-    """Return *error* as it is recorded (R6), its texts in *limit* bytes each."""
-    return RunError(
-        type=_printable(type(error).__name__),
-        message=_head(_text_of(lambda: str(error)), limit),
-        traceback=_tail(_text_of(lambda: "".join(traceback.format_exception(error))), limit),
-        retryable=is_retryable(error),
-        code=code,
-    )
-
-
 def _code_of(error: BaseException) -> str | None:
     is_output = isinstance(error, TaskOutputError | OutputTooLargeError)
 
     return "TASK_OUTPUT_ERROR" if is_output else None
-
-
-def _text_of(render: Callable[[], str]) -> str:
-    """Return what *render* says of an exception of task code, whose ``__str__`` may fail, too."""
-    try:
-        return _printable(render())
-    except BaseException as error:  # noqa: BLE001  the run must have its outcome
-        return f"<it cannot be shown: {type(error).__name__}>"
-
-
-def _printable(text: str) -> str:
-    """Return *text* as UTF-8 can say it; a file name may hold lone surrogates."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _head(text: str, limit: int) -> str:
-    """Return the beginning of *text* in *limit* bytes."""
-    raw = text.encode()
-    if len(raw) <= limit:
-        return text
-
-    return raw[:limit].decode(errors="ignore") + " [cut]"
-
-
-def _tail(text: str, limit: int) -> str:
-    """Return the end of *text*, where a traceback says what happened, in *limit* bytes."""
-    raw = text.encode()
-    if len(raw) <= limit:
-        return text
-
-    return "[cut] " + raw[-limit:].decode(errors="ignore")
