@@ -109,13 +109,17 @@ class Loops:
                 run_id = await self._find(task, number)
                 if run_id is None:
                     run_id = await self._accept_wholly(task, number, alone=crashed)
-                (run,) = await self._dispatcher.finished([run_id])
+                found = await self._dispatcher.finished([run_id])
             except RunPostponedError:
                 return
             except (TriggerError, StoreFullError) as error:
                 log.error("loop.refused", task=task, replica=number, error_message=str(error))
                 await asyncio.sleep(_REFUSED_PAUSE)
                 continue
+            if not found:  # deleted by now: nobody can say how it ended, or how long it lived
+                await asyncio.sleep(_REFUSED_PAUSE)
+                continue
+            (run,) = found
             # By the wall clock, as it is recorded, but not more than has passed here.
             lived = min(_lived(run), time.monotonic() - began)
             restart = self._policy.after_death(

@@ -153,9 +153,11 @@ class RunRequests:
 
     async def _wait_for(self, request: WaitForRun, _: str) -> RunView:
         await self._find(request.run_id)
-        (run,) = await self._dispatcher.finished([request.run_id])
+        found = await self._dispatcher.finished([request.run_id])
+        if not found:  # deleted in the moment of its end
+            raise _unknown(request.run_id)
 
-        return _view(run)
+        return _view(found[0])
 
     async def _tree(self, request: GetTree, _: str) -> TreeView:
         runs = await self._store.tree(request.root_id)

@@ -42,6 +42,25 @@ class Slow:
         return await asyncio.Future()
 
 
+class Forgetful(Slow):
+    """A dispatcher whose runs are deleted as soon as they have ended."""
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__(store)
+        self.may_accept.set()
+        self.accepted: asyncio.Queue[str] = asyncio.Queue()
+
+    async def accept(self, items: list[TriggerItem], **more: Any) -> list[Accepted]:
+        found = await super().accept(items, **more)
+        self.accepted.put_nowait(found[0].id)
+        return found
+
+    async def finished(self, run_ids: list[str]) -> list[Any]:
+        await self._store.cancel(run_ids)
+        await self._store.prune(finished_before=float("inf"), keep=0)
+        return await self._store.get_many(run_ids)
+
+
 @pytest.fixture(name="store")
 async def _store(tmp_path: Path) -> AsyncIterator[RunStore]:
     async with open_store(tmp_path / "runs.db") as store:
@@ -81,6 +100,23 @@ async def test_a_keeper_that_fails_is_told(
     keeping.add_done_callback(loops._ended)
 
     assert isinstance(await failed, StoreError)
+
+
+async def test_a_replica_that_is_deleted_as_it_ends_is_followed_by_another(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `retention_count = 0` nobody may ever see how it ended; the loop goes on."""
+    monkeypatch.setattr(loops_module, "_REFUSED_PAUSE", 0.0)
+    dispatcher = Forgetful(store)
+    failures: list[BaseException] = []
+    loops = Loops(store, cast("Dispatcher", dispatcher), on_failed=failures.append)
+    await loops.keep({"spin": 1})
+    async with asyncio.timeout(30):
+        first, second = await dispatcher.accepted.get(), await dispatcher.accepted.get()
+    loops.stop()
+
+    assert first != second
+    assert failures == []
 
 
 async def test_a_replica_too_many_goes_when_the_disk_has_room(
