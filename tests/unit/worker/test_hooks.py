@@ -22,7 +22,7 @@ from td_worker.errors import (
     TaskLoadError,
 )
 from td_worker.executor import Executor, Limits
-from td_worker.heartbeat import Deadlines
+from td_worker.heartbeat import Deadlines, Late
 from td_worker.hooks import Caught, HookSet, Result, Wait, load_hooks, waiting, waiting_blocked
 from td_worker.messages import AssignedRun, RunOutcome
 from td_worker.retry import RetryPolicy
@@ -729,7 +729,7 @@ async def test_a_plain_on_cancel_that_hangs_is_late(bench: Bench) -> None:
     executor.start(assigned())
     await begun.wait()
     executor.cancel("run_1", 1)
-    late = []
+    late: list[Late] = []
     async with asyncio.timeout(30):
         while not late:
             await asyncio.sleep(0.001)
