@@ -268,7 +268,8 @@ class Supervisor:
             StoreError: The store cannot be asked.
         """
         self._config = config
-        self._drain_timeout = config.runtime.drain_timeout
+        if not self._stop.is_set():  # whoever asked for the stop may have said how long
+            self._drain_timeout = config.runtime.drain_timeout
         self._ground.configure_logs(config)
         self._register(facts)
         outdated, self._payloads = self._payloads, self._make_payloads()

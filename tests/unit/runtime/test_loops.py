@@ -38,7 +38,8 @@ class Slow:
             raise self.refusals.pop()
         return await self._store.cancel(run_ids, by=by)
 
-    async def finished(self, _: list[str]) -> list[Any]:
+    async def finished(self, run_ids: list[str]) -> list[Any]:
+        assert run_ids
         return await asyncio.Future()
 
 
