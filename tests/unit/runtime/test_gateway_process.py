@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import signal
+import socket
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -56,3 +60,28 @@ def test_a_start_that_the_system_refuses_is_tried_again(monkeypatch: pytest.Monk
     )
     assert gateway.pid is None
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_gateway_that_does_not_listen_is_ended_for_one_that_knows() -> None:
+    """A reload waits for nobody: what cannot be told at once, the next one is started with."""
+    gateway = GatewayProcess(
+        {"allow_origins": (), "log": {"level": "info"}},
+        keep=(),
+        hidden=frozenset(),
+        on_given_up=lambda error: None,
+        loop=Timers(),  # type: ignore[arg-type]
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen(["sleep", "3600"]) as process:
+        gateway._process, gateway._control = process, ours
+        gateway.reload(allow_origins=("https://a.test",), log_level="info")
+        assert json.loads(theirs.recv(4096)) == {
+            "allow_origins": ["https://a.test"],
+            "log_level": "info",
+        }
+
+        theirs.close()
+        gateway.reload(allow_origins=("https://b.test",), log_level="error")
+        assert process.wait() == -signal.SIGTERM
+
+    assert gateway._settings == {"allow_origins": ("https://b.test",), "log": {"level": "error"}}
