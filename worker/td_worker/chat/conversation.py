@@ -277,6 +277,8 @@ class Conversation:
             self._note_answer(turn, output)
         turn.messages = list(self._history)
         checkpoint = await self._end_turn()
+        # What was refused while the client's next token was fetched is this turn's, too.
+        turn.error = turn.error or bound.response.take_failure()
         if turn.error is not None:
             self._write_error(turn, turn.error)
         turn.last_event_id = str(await self._complete(checkpoint, turn))
