@@ -14,8 +14,10 @@ from td_runtime.client import ANSWER_S
 from td_runtime.client_calls import ListOptions, RunHandle
 from td_runtime.control_messages import (
     Accepted,
+    AddTags,
     CanceledRuns,
     CancelRuns,
+    Done,
     GetRun,
     RunDetails,
     RunItem,
@@ -25,10 +27,11 @@ from td_runtime.control_messages import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import Unpack
 
     from td_worker.tasks import RunResult
-    from td_worker.trigger_options import TriggerOptions
+    from td_worker.trigger_options import Duration, TriggerOptions
 
 __all__ = ["AsyncClient"]
 
@@ -101,6 +104,14 @@ class AsyncClient:
         request = CancelRuns(run_ids=[*run_ids], descendants=descendants)
 
         return await self._ask(request, CanceledRuns)
+
+    async def reschedule(self, run_id: str, delay: Duration | datetime) -> None:
+        """See :meth:`td_runtime.client.Client.reschedule`."""
+        await self._ask(calls.reschedule_request(run_id, delay), Done)
+
+    async def add_tags(self, run_id: str, *tags: str) -> None:
+        """See :meth:`td_runtime.client.Client.add_tags`."""
+        await self._ask(AddTags(run_id=run_id, tags=tags), Done)
 
     async def replay(self, run_id: str, payload: Any = msgspec.UNSET) -> RunHandle:
         """See :meth:`td_runtime.client.Client.replay`."""

@@ -17,10 +17,12 @@ from td_runtime import client_calls as calls
 from td_runtime.client_calls import ListOptions, RunHandle
 from td_runtime.control import (
     Accepted,
+    AddTags,
     CanceledRuns,
     CancelRuns,
     ControlClient,
     ControlRefusedError,
+    Done,
     GetRun,
     RunDetails,
     RunItem,
@@ -30,10 +32,11 @@ from td_runtime.control import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import Unpack
 
     from td_worker.tasks import RunResult
-    from td_worker.trigger_options import TriggerOptions
+    from td_worker.trigger_options import Duration, TriggerOptions
 
 __all__ = ["Client"]
 
@@ -179,6 +182,31 @@ class Client:
             descendants: Whether everything below them is canceled, too.
         """
         return self._ask(CancelRuns(run_ids=[*run_ids], descendants=descendants), CanceledRuns)
+
+    def reschedule(self, run_id: str, delay: Duration | datetime) -> None:
+        """
+        Let a run that is DELAYED start at another time; one in another status is refused.
+
+        ```python
+        handle = client.trigger("hello", delay=3600)
+        client.reschedule(handle.id, delay=60)
+        ```
+
+        Args:
+            run_id: The run.
+            delay: Seconds from now, or a moment. Its ``ttl`` counts from then.
+        """
+        self._ask(calls.reschedule_request(run_id, delay), Done)
+
+    def add_tags(self, run_id: str, *tags: str) -> None:
+        """
+        Give a run further tags, whatever its status; those that it has already stay as they are.
+
+        ```python
+        client.add_tags(run_id, "user_17", "reviewed")
+        ```
+        """
+        self._ask(AddTags(run_id=run_id, tags=tags), Done)
 
     def replay(self, run_id: str, payload: Any = msgspec.UNSET) -> RunHandle:
         """

@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
-from td_runtime.control_messages import Accepted, ListRuns, ReplayRun, RunView, TriggerRuns
+from td_runtime.control_messages import (
+    Accepted,
+    ListRuns,
+    ReplayRun,
+    RescheduleRun,
+    RunView,
+    TriggerRuns,
+)
 from td_runtime.data_dir import DataDir
 
 if TYPE_CHECKING:
     from td_worker.messages import TriggerItem
     from td_worker.tasks import RunResult
+    from td_worker.trigger_options import Duration
 
 __all__ = ["ListOptions", "RunHandle"]
 
@@ -113,6 +121,13 @@ def replay_request(run_id: str, payload: Any) -> ReplayRun:
     text = None if payload is msgspec.UNSET else encode_json(payload)
 
     return ReplayRun(run_id=run_id, payload=text)
+
+
+def reschedule_request(run_id: str, delay: Duration | datetime) -> RescheduleRun:
+    """Return the request for another time to start."""
+    from td_worker.trigger_options import moment_of
+
+    return RescheduleRun(run_id=run_id, run_at=moment_of(delay) or 0.0)
 
 
 def result(view: RunView) -> RunResult:

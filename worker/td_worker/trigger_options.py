@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypedDict
 from td_worker.encoding import encode_json
 from td_worker.messages import TriggerItem
 
-__all__ = ["Duration", "TriggerOptions", "make_item", "make_items"]
+__all__ = ["Duration", "TriggerOptions", "make_item", "make_items", "moment_of"]
 
 Duration: TypeAlias = float | timedelta
 """Seconds, or a `timedelta`."""
@@ -76,7 +76,7 @@ def make_item(
         payload=encode_json(payload),
         idempotency_key=options.get("idempotency_key") if key is None else key,
         idempotency_ttl=_seconds(options.get("idempotency_key_ttl")),
-        run_at=_moment(options.get("delay")),
+        run_at=moment_of(options.get("delay")),
         ttl=_seconds(options.get("ttl")),
         priority=options.get("priority", 0.0),
         queue=options.get("queue"),
@@ -107,16 +107,17 @@ def make_items(
     ]
 
 
-def _seconds(duration: Duration | None) -> float | None:
-    if isinstance(duration, timedelta):
-        return duration.total_seconds()
-
-    return None if duration is None else float(duration)
-
-
-def _moment(delay: Duration | datetime | None) -> float | None:
+def moment_of(delay: Duration | datetime | None) -> float | None:
+    """Return when what is delayed so may start, in seconds since the epoch; None: at once."""
     if isinstance(delay, datetime):
         return delay.timestamp()
     seconds = _seconds(delay)
 
     return None if seconds is None else time.time() + seconds
+
+
+def _seconds(duration: Duration | None) -> float | None:
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+
+    return None if duration is None else float(duration)

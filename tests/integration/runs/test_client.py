@@ -64,6 +64,19 @@ def test_delays(client: Client) -> None:
     assert (len(done.canceled), done.unknown) == (3, ["run_no"])
 
 
+def test_what_is_delayed_is_moved_and_tagged(client: Client) -> None:
+    """It starts at its new time, is found by its new tag, and is then too late to be moved."""
+    handle = client.trigger("echo", 1, delay=3600, tags="old")
+    client.add_tags(handle.id, "new", "old")
+    client.reschedule(handle.id, delay=timedelta(0))
+
+    assert client.wait(handle.id, timeout=30).unwrap() == 1
+    assert [run.id for run in client.list(tag="new")] == [handle.id]
+    assert client.retrieve(handle.id).tags == ("old", "new")
+    with pytest.raises(ControlRefusedError, match="is not DELAYED, so it cannot be rescheduled"):
+        client.reschedule(handle.id, delay=60)
+
+
 def test_batches_and_lists(client: Client) -> None:
     """A batch is listed page by page, newest first; asked for again by its key it is not new."""
     options: Any = {"tags": "listed", "idempotency_key": "a batch"}
@@ -184,6 +197,11 @@ async def test_many_at_a_time_from_a_loop(runtime: RuntimeProcess) -> None:
         with pytest.raises(TimeoutError):
             await client.wait(busy.id, timeout=0.05)
         await client.cancel(busy.id)
+        later = await client.trigger("echo", 3, delay=3600)
+        await client.add_tags(later.id, "moved")
+        await client.reschedule(later.id, datetime.now(UTC))
+        assert (await client.wait(later.id, timeout=30)).output == 3
+        assert (await client.retrieve(later.id)).tags == ("moved",)
         again = await client.replay(handles[0].id)
         assert (await client.wait(again.id, timeout=30)).output == 1
         assert (await client.retrieve(again.id)).replay_of == handles[0].id
