@@ -9,7 +9,7 @@ __all__ = ["Ahead"]
 _LONG: Final = 1.0
 _HORIZON: Final = 0.02
 """Seconds of work that may wait in a worker while others might be free to do it."""
-_MOST: Final = 256
+_MOST: Final = 512
 _WEIGHT: Final = 0.2
 
 
