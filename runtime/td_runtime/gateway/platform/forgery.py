@@ -57,9 +57,11 @@ def _parse(text: str) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except json.JSONDecodeError:
         return None
-    except RecursionError:  # others have parsers that go deeper
+    except ValueError:  # others have parsers that read numbers of any length
+        raise RecordsInvalidError("the message has a number of too many digits") from None
+    except RecursionError:  # and such that go deeper
         raise RecordsInvalidError("the message is nested too deeply") from None
 
 
