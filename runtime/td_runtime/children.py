@@ -7,7 +7,14 @@ from typing import Protocol
 import structlog
 
 from td_runtime.admission import TriggerError
-from td_runtime.store import Accepted, ParentCanceledError, Run, RunStore, StoreFullError
+from td_runtime.store import (
+    Accepted,
+    ParentCanceledError,
+    Run,
+    RunNotFoundError,
+    RunStore,
+    StoreFullError,
+)
 from td_runtime.watchers import RunPostponedError
 from td_runtime.workers import Worker
 from td_worker.messages import (
@@ -69,7 +76,8 @@ class Children:
         except TriggerError as error:
             worker.channel.send(TriggerRefused(request=message.request, message=str(error)))
             return
-        except (ParentCanceledError, StoreFullError) as error:
+        except (ParentCanceledError, RunNotFoundError, StoreFullError) as error:
+            # Not found: what a run has left behind may ask when the run itself is deleted.
             worker.channel.send(TriggerRefused(request=message.request, message=error.what))
             return
         if message.wait and (gone := await self._find_gone(accepted)) is not None:

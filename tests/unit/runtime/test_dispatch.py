@@ -491,3 +491,19 @@ async def test_a_child_that_was_deleted_is_not_waited_for(runtime: Runtime) -> N
 
     (said,) = [each for each in runtime.one.said if isinstance(each, TriggerRefused)]
     assert child.id in said.message
+
+
+async def test_what_a_deleted_run_has_left_behind_is_refused(runtime: Runtime) -> None:
+    """A thread that outlives its run asks for another one: it is told, and the runtime goes on."""
+    run_id = await runtime.accept()
+    run = await runtime.one.assigned.get()
+    runtime.dispatcher.receive(runtime.one, completed(run_id, run.attempt, b"1"))
+    await runtime.dispatcher.finished([run_id])
+    await runtime.store.prune(finished_before=time.time() + 1, keep=None)
+
+    item = TriggerItem(task="a")
+    ask = Trigger(request=1, run_id=run_id, attempt=run.attempt, items=[item], wait=False)
+    await runtime.dispatcher._children.trigger(runtime.one, ask)
+
+    (said,) = [each for each in runtime.one.said if isinstance(each, TriggerRefused)]
+    assert run_id in said.message
