@@ -15,7 +15,7 @@ import pytest
 from td_runtime.control_messages import Accepted
 from td_runtime.gateway.errors import StoreUnavailableError
 from td_runtime.gateway.exchange import Exchange, Reply
-from td_runtime.gateway.platform import upload_routes
+from td_runtime.gateway.platform import Platform, upload_routes
 from td_runtime.gateway.platform.access import Access
 from td_runtime.gateway.platform.answers import RefusalError
 from td_runtime.gateway.platform.batch_routes import BatchRoutes
@@ -282,6 +282,33 @@ async def test_what_no_run_came_for_goes(tmp_path: Path) -> None:
 
     assert [path.name for path in (tmp_path / "uploads").iterdir()] == [new]
     assert await uploads.load(old) is None
+
+
+async def test_what_fills_the_disk_goes_though_the_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the file's own rows deleted first, a disk full of uploads would stay full for ever."""
+
+    async def refuse() -> None:
+        raise StoreUnavailableError("the disk is full")
+
+    platform = Platform.open(str(tmp_path))
+    id_ = new_upload_id()
+    await platform.uploads.store(id_, Upload("text/plain", "x"))
+    os.utime(tmp_path / "uploads" / id_, (0, 0))
+    monkeypatch.setattr(platform.tokens, "forget_expired", refuse)
+    with pytest.raises(StoreUnavailableError, match="full"):
+        await platform.expire()
+    platform.close()
+
+    assert await platform.uploads.load(id_) is None
+
+
+async def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    """The gateway goes on without: what else is old is deleted all the same."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+        await Uploads(tmp_path / "file").forget_old()
 
 
 async def test_an_upload_is_private_and_whole(tmp_path: Path) -> None:

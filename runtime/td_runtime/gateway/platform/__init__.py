@@ -168,17 +168,23 @@ class Platform:
         )
 
     async def expire(self) -> int:
-        """Delete records past their retention and tokens past their life.
+        """Delete records past their retention, tokens past their life, and what nobody came for.
 
         Returns:
             How many records went.
+
+        Raises:
+            StoreUnavailableError: Some of it could not be deleted.
         """
-        await self.tokens.forget_expired()
-        await self.issued.forget_expired()
-        await self.waitpoints.forget_old()
-        await self.run_batches.forget_old()
-        await self.uploads.forget_old()
-        return await self.streams.expire(before_ms=int((time.time() - RETENTION_S) * 1000))
+        try:
+            await self.tokens.forget_expired()
+            await self.issued.forget_expired()
+            await self.waitpoints.forget_old()
+            await self.run_batches.forget_old()
+            return await self.streams.expire(before_ms=int((time.time() - RETENTION_S) * 1000))
+        finally:
+            # Whatever the file says: they may be what has filled the disk.
+            await self.uploads.forget_old()
 
     async def why_not_ready(self) -> str | None:
         """What keeps runs from being accepted and records from being stored; None if nothing."""

@@ -66,7 +66,11 @@ class Uploads:
         return upload
 
     async def forget_old(self) -> None:
-        """Delete what no run came for."""
+        """Delete what no run came for.
+
+        Raises:
+            StoreUnavailableError: The folder cannot be read.
+        """
         await asyncio.to_thread(self._forget, time.time() - KEPT_S)
 
     def _store(self, upload_id: str, upload: Upload) -> None:
@@ -92,11 +96,16 @@ class Uploads:
         return Upload(encoding.decode(), text.decode())
 
     def _forget(self, before: float) -> None:
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as files:
-            for file in files:
-                with contextlib.suppress(FileNotFoundError):
-                    if file.stat().st_mtime < before:
-                        _delete(Path(file.path))
+        try:
+            with os.scandir(self._folder) as files:
+                for file in files:
+                    with contextlib.suppress(FileNotFoundError):
+                        if file.stat().st_mtime < before:
+                            _delete(Path(file.path))
+        except FileNotFoundError:
+            return  # there was no upload yet
+        except OSError as error:
+            raise StoreUnavailableError(f"uploads cannot be read: {error.strerror}") from error
 
 
 def new_upload_id() -> str:
