@@ -1,6 +1,7 @@
 """What becomes of runs from acceptance to end: the heart of the supervisor's loop."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import (
     Awaitable,
@@ -347,10 +348,10 @@ class Dispatcher:
         accepting = self._store.accept(
             _new_run(item, self._known[item.task], parent_id, triggered_by) for item in items
         )
-        if not alone:
-            # The hand-out, if there is a place, is in the same commit.
-            self._hand_out.wake()
-        accepted = await accepting
+        # The hand-out, if there is a place, is in the same commit.
+        self._hand_out.wake()
+        with self._hand_out.paused() if alone else contextlib.nullcontext():
+            accepted = await accepting
         info = log.bind().info
         with logs.together():
             for item, answer in zip(items, accepted, strict=True):

@@ -1,8 +1,9 @@
 """Hands runs out to workers: which runs, to whom, and which of them alone."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -68,6 +69,7 @@ class HandOut:
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._pauses = 0
         self.backlog = 0
 
     def reload(self, tasks: Mapping[str, TaskConfig], *, concurrency: int) -> None:
@@ -87,6 +89,16 @@ class HandOut:
     def wake(self) -> None:
         """There may be something to hand out, or a place for it."""
         self._wake.set()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hand out none but suspects in the block: what it accepts is one once its id is known."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            self.wake()
 
     def worker_ready(self, workers: Sequence[Worker]) -> None:
         """One more of *workers*, all that are ready, takes runs: some loops of the others do."""
@@ -121,7 +133,7 @@ class HandOut:
         await self._look_at_tasks()
         workers = await self._open_workers(now)
         places = free_places(workers, self._concurrency, self._most_ahead)
-        if places:
+        if places and not self._pauses:
             await self._claim(places, now, hold=self._suspects)
         await self._wake_when_due()
 

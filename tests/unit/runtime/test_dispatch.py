@@ -507,3 +507,24 @@ async def test_what_a_deleted_run_has_left_behind_is_refused(runtime: Runtime) -
 
     (said,) = [each for each in runtime.one.said if isinstance(each, TriggerRefused)]
     assert run_id in said.message
+
+
+async def test_a_run_that_is_to_be_alone_is_not_handed_out_in_the_commit_of_its_accept(
+    runtime: Runtime,
+) -> None:
+    """Though another accept wakes the hand-out in that moment: a crashed loop has no neighbours."""
+    first = await runtime.accept()
+    run = await runtime.one.assigned.get()
+    item = TriggerItem(task="a")
+    (alone,), (other,) = await asyncio.gather(
+        runtime.dispatcher.accept([item], alone=True), runtime.dispatcher.accept([item])
+    )
+    await runtime.store.pass_time(0)  # behind every claim so far
+    await runtime.store.pass_time(0)
+    assert set(runtime.one.runs) == {first}
+
+    runtime.dispatcher.receive(runtime.one, completed(first, run.attempt, b"1"))
+    run = await runtime.one.assigned.get()
+    assert (run.id, set(runtime.one.runs)) == (alone.id, {alone.id})
+    runtime.dispatcher.receive(runtime.one, completed(run.id, run.attempt, b"1"))
+    assert (await runtime.one.assigned.get()).id == other.id
