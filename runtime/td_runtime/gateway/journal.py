@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from td_runtime.gateway.settings import LogSettings
+from td_runtime.start_imports import imports_without_extras
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -59,9 +60,11 @@ class Journal:
 
 
 def _configure(settings: LogSettings, secrets: Iterable[str]) -> Any:
-    import structlog
+    # In a thread, mostly: nothing is forked here, and nothing else imports what is hidden.
+    with imports_without_extras():
+        import structlog
 
-    from td_runtime import logs
+        from td_runtime import logs
 
     logs.configure(
         settings.fd,

@@ -31,6 +31,23 @@ def test_a_supervisor_and_its_workers_load_no_extras() -> None:
     assert loaded_after(ALL) & EXTRAS == set()
 
 
+def test_a_gateway_loads_no_extras() -> None:
+    """Nor with its first line, for which it loads what writes it."""
+    script = """
+import json, sys
+from td_runtime.start_imports import imports_without_extras
+with imports_without_extras():
+    import td_runtime.gateway.process
+from td_runtime.gateway.journal import Journal
+from td_runtime.gateway.settings import LogSettings
+Journal(LogSettings()).prepare()
+"""
+    loaded = loaded_after(script)
+
+    assert "structlog" in loaded
+    assert loaded & EXTRAS == set()
+
+
 def test_the_gateway_is_started_before_the_supervisor_is_imported() -> None:
     """What comes before it needs no store, no HTTP client and nothing of a worker's."""
     loaded = loaded_after(BEFORE_THE_GATEWAY)
