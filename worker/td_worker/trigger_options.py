@@ -3,7 +3,9 @@
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
+
+import msgspec
 
 from td_worker.encoding import encode_json
 from td_worker.messages import TriggerItem
@@ -12,6 +14,8 @@ __all__ = ["Duration", "TriggerOptions", "make_item", "make_items", "moment_of"]
 
 Duration: TypeAlias = float | timedelta
 """Seconds, or a `timedelta`."""
+
+_decoder: Final = msgspec.msgpack.Decoder(TriggerItem)
 
 
 class TriggerOptions(TypedDict, total=False):
@@ -71,21 +75,23 @@ def make_item(
     tags = options.get("tags", ())
     metadata = options.get("metadata")
 
-    return TriggerItem(
+    item = TriggerItem(
         task=task,
-        payload=encode_json(payload),
         idempotency_key=options.get("idempotency_key") if key is None else key,
-        idempotency_ttl=_seconds(options.get("idempotency_key_ttl")),
+        idempotency_ttl=_seconds(options.get("idempotency_key_ttl"), "idempotency_key_ttl"),
         run_at=moment_of(options.get("delay")),
-        ttl=_seconds(options.get("ttl")),
+        ttl=_seconds(options.get("ttl"), "ttl"),
         priority=options.get("priority", 0.0),
         queue=options.get("queue"),
         concurrency_key=options.get("concurrency_key"),
         tags=(tags,) if isinstance(tags, str) else tuple(tags),
         max_attempts=options.get("max_attempts"),
-        max_duration=_seconds(options.get("max_duration")),
+        max_duration=_seconds(options.get("max_duration"), "max_duration"),
         metadata=None if metadata is None else encode_json(metadata),
     )
+    _check_types(item)
+
+    return msgspec.structs.replace(item, payload=encode_json(payload))
 
 
 def make_items(
@@ -99,6 +105,7 @@ def make_items(
     if key is None:
         key = options.get("idempotency_key")
     if not options and key is None:  # what most batches are, in a quarter of the time
+        _check_types(TriggerItem(task=task))
         return [TriggerItem(task=task, payload=encode_json(payload)) for payload in payloads]
 
     return [
@@ -108,16 +115,34 @@ def make_items(
 
 
 def moment_of(delay: Duration | datetime | None) -> float | None:
-    """Return when what is delayed so may start, in seconds since the epoch; None: at once."""
+    """Return when what is delayed so may start, in seconds since the epoch; None: at once.
+
+    Raises:
+        TypeError: It is a text.
+    """
     if isinstance(delay, datetime):
         return delay.timestamp()
-    seconds = _seconds(delay)
+    seconds = _seconds(delay, "delay")
 
     return None if seconds is None else time.time() + seconds
 
 
-def _seconds(duration: Duration | None) -> float | None:
+def _seconds(duration: Duration | None, name: str) -> float | None:
     if isinstance(duration, timedelta):
         return duration.total_seconds()
+    if isinstance(duration, str):  # "10" would be a number, and "10m" a puzzle
+        raise TypeError(f"{name} = {duration!r}: must be seconds or a timedelta")
 
     return None if duration is None else float(duration)
+
+
+def _check_types(item: TriggerItem) -> None:
+    """Refuse what the supervisor could not read: it would hang up, or take the worker for broken.
+
+    Raises:
+        TypeError: A value is of no type that the option takes; says which.
+    """
+    try:
+        _decoder.decode(msgspec.msgpack.encode(item))
+    except msgspec.ValidationError as error:
+        raise TypeError(f"these are no options of a trigger: {error}") from error
