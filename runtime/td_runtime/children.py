@@ -92,10 +92,7 @@ class Children:
         """Say which run cannot be waited for: its key has outlived it, and so nobody ends it."""
         for each in accepted:
             if not each.created and await self._store.get(each.id) is None:
-                return (
-                    f"run {each.id}, which the idempotency key stands for, has ended and was "
-                    "deleted: its outcome is not known any more"
-                )
+                return _unknown_outcome(each.id)
 
         return None
 
@@ -116,6 +113,10 @@ class Children:
             return
         if self._count_wait(worker, message, -1):
             await self._store.resume(*attempt)
+        if gone := set(run_ids) - {run.id for run in children}:
+            text = _unknown_outcome(gone.pop())
+            worker.channel.send(TriggerRefused(request=message.request, message=text))
+            return
         *others, last = parts(child_outcome(run) for run in children)
         for part in others:
             worker.channel.send(ChildrenDone(request=message.request, outcomes=part, last=False))
@@ -157,6 +158,13 @@ class Children:
         self._on_place()
 
         return True
+
+
+def _unknown_outcome(run_id: str) -> str:
+    return (
+        f"run {run_id}, which the idempotency key stands for, has ended and was deleted: its "
+        "outcome is not known any more"
+    )
 
 
 def child_outcome(run: Run) -> ChildOutcome:

@@ -528,3 +528,24 @@ async def test_a_run_that_is_to_be_alone_is_not_handed_out_in_the_commit_of_its_
     assert (run.id, set(runtime.one.runs)) == (alone.id, {alone.id})
     runtime.dispatcher.receive(runtime.one, completed(run.id, run.attempt, b"1"))
     assert (await runtime.one.assigned.get()).id == other.id
+
+
+async def test_a_child_that_is_deleted_in_the_moment_of_its_end(runtime: Runtime) -> None:
+    """Whoever waits for it hears that its outcome is not known, and gets no shorter list."""
+    item = TriggerItem(task="a", idempotency_key="k")
+    (child,) = await runtime.dispatcher.accept([item])
+    executed = await runtime.one.assigned.get()
+    await runtime.accept()
+    parent = await runtime.one.assigned.get()
+    ask = Trigger(request=1, run_id=parent.id, attempt=parent.attempt, items=[item], wait=True)
+    asking = asyncio.create_task(runtime.dispatcher._children.trigger(runtime.one, ask))
+    while not len(runtime.dispatcher._watchers):
+        await asyncio.sleep(0)
+
+    runtime.dispatcher.receive(runtime.one, completed(child.id, executed.attempt, b"1"))
+    runtime.dispatcher._outcomes.flush()
+    await runtime.store.prune(finished_before=time.time() + 1, keep=None)
+    await asking
+
+    (said,) = [each for each in runtime.one.said if isinstance(each, TriggerRefused)]
+    assert child.id in said.message
