@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from td_runtime.control import ControlRefusedError, NotRunningError
+from td_runtime.control import ControlRefusedError, not_running
 from td_runtime.control_messages import Hello, Refused
 from td_runtime.data_dir import DataDir
 from td_worker.messages import MAX_CONTROL_FRAME, MAX_FRAME, decode_frames, encode_frame
@@ -73,11 +73,7 @@ class AsyncControl:
         except TimeoutError:
             raise
         except (OSError, EOFError) as error:
-            raise NotRunningError(
-                "no supervisor answers",
-                where=str(self._data_dir.path),
-                advice="Start one with `td-runtime start`, with the same config file.",
-            ) from error
+            raise not_running(self._data_dir.path, error) from error
         if isinstance(answer, Refused):
             raise ControlRefusedError(answer.message, advice=answer.advice, code=answer.code)
 

@@ -87,6 +87,7 @@ __all__ = [
     "TriggerRuns",
     "WaitForRun",
     "WorkerView",
+    "not_running",
 ]
 
 
@@ -126,7 +127,8 @@ class ControlClient:
         name: Who is calling, in a word or two, for the record.
 
     Raises:
-        NotRunningError: Nobody listens at the data folder's control socket.
+        NotRunningError: Nobody listens at the data folder's control socket, or this user may not
+            enter the folder.
     """
 
     def __init__(self, data_dir: DataDir, *, name: str = "command line") -> None:
@@ -138,7 +140,7 @@ class ControlClient:
                 self._sock.connect(address)
         except OSError as error:
             self._sock.close()
-            raise _not_running(data_dir.path) from error
+            raise not_running(data_dir.path, error) from error
         try:
             self.ask(Hello(name=name), Hello)
         except BaseException:
@@ -209,7 +211,7 @@ class ControlClient:
         except TimeoutError:
             raise
         except OSError as error:
-            raise _not_running(self._data_dir.path) from error
+            raise not_running(self._data_dir.path, error) from error
 
     def receive(self, kind: type[AnswerT]) -> AnswerT:
         """Return the next answer; raises as :meth:`ask`."""
@@ -230,14 +232,23 @@ class ControlClient:
         except TimeoutError:
             raise
         except OSError as error:
-            raise _not_running(self._data_dir.path) from error
+            raise not_running(self._data_dir.path, error) from error
         if not data:
-            raise _not_running(self._data_dir.path)
+            raise not_running(self._data_dir.path)
 
         return data
 
 
-def _not_running(path: Path) -> NotRunningError:
+def not_running(path: Path, error: Exception | None = None) -> NotRunningError:
+    """Return the error for a supervisor that cannot be asked, by the system's own *error*."""
+    if isinstance(error, PermissionError):
+        # There may well be one, and to start another would be refused.
+        return NotRunningError(
+            f"the data folder may not be entered: {error.strerror}",
+            where=str(path),
+            advice="Ask as the user that owns it (`sudo -u USER td-runtime …`), or as root.",
+        )
+
     return NotRunningError(
         "no supervisor answers",
         where=str(path),

@@ -18,8 +18,11 @@ T = TypeVar("T")
 
 
 def has_store(config: Config) -> bool:
-    """Whether there is a run store: td-runtime was started here once."""
-    return DataDir(config.runtime.data_dir).run_store.is_file()
+    """Whether there is a run store, or may be: td-runtime was started here once."""
+    try:
+        return DataDir(config.runtime.data_dir).run_store.is_file()
+    except PermissionError:  # whoever reads it is told
+        return True
 
 
 def read_store(config: Config, read: Callable[[RunReader], Awaitable[T]]) -> T:

@@ -108,7 +108,9 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
     Raises:
         StoreError: There is no run store, it cannot be opened, or it has a newer schema.
     """
-    if not path.is_file():
+    with translated(path):
+        is_there = path.is_file()
+    if not is_there:
         raise StoreError(
             "there is no run store yet",
             where=str(path),
