@@ -8,6 +8,9 @@ __all__ = ["Suspects"]
 _PROBATION: Final = 1.0
 """Seconds of a loop's probation beyond twice what it had lived."""
 
+_LONGEST_PROBATION: Final = 60.0
+"""Seconds: on a host with few workers everything else waits for a loop that runs alone."""
+
 
 class Suspects:
     """Who was in a worker with others when it died.
@@ -17,7 +20,7 @@ class Suspects:
     One that was caught goes on running alone, so that it takes nobody with it.
 
     A loop never ends, and would have its worker to itself for ever: it is trusted again once it has
-    run alone for longer than it had when its worker died.
+    run alone for longer than it had when its worker died, and after a minute at the latest.
     """
 
     def __init__(self) -> None:
@@ -46,7 +49,7 @@ class Suspects:
         for run_id in ids:
             self.cleared(run_id)
             self._groups[run_id] = group
-            self._probation[run_id] = _PROBATION + 2 * lived
+            self._probation[run_id] = min(_PROBATION + 2 * lived, _LONGEST_PROBATION)
 
     def probation(self, run_id: str) -> float:
         """Return the seconds alone after which a loop that is suspected is trusted again."""

@@ -49,3 +49,13 @@ def test_a_second_death_makes_new_groups():
     suspects.caught("d")
 
     assert sorted(suspects) == ["b", "c", "d"]
+
+
+def test_a_loop_is_trusted_again_within_a_minute():
+    """Twice the time it had lived, as long as others can wait for that."""
+    suspects = Suspects()
+    suspects.died_together(["young", "other"], lived=5.0)
+    assert suspects.probation("young") == 11.0
+
+    suspects.died_together(["old", "other"], lived=86_400.0)
+    assert suspects.probation("old") == 60.0
