@@ -35,13 +35,27 @@ def measure(name: str, redis: str) -> tuple[Figures, list[str]]:
         apart = _apart(side, pids)
         memory = sum(pss(pid) for pid in pids if pid not in apart)
         notes = [f"{kind} {pss(pid):.0f} MiB" for pid, kind in apart.items()]
-        cpu, woken = cpu_seconds(pids), switches(pids)
-        time.sleep(WATCHED)
-        cpu, woken = cpu_seconds(pids) - cpu, switches(pids) - woken
+        cpu, woken = _watch(side)
         stop = side.stop(LONGEST_STOP)
         figures = [start, memory, cpu / WATCHED * 1e3, woken / WATCHED]
 
         return [*figures, LONGEST_STOP if stop is None else stop], notes
+
+
+def _watch(side: Fleet) -> tuple[float, int]:
+    """Return what the tree uses while nothing happens: seconds of CPU, and wake-ups.
+
+    Some queues replace their processes meanwhile: new ones count with all they have had.
+    """
+    before = {pid: (cpu_seconds(pid), switches(pid)) for pid in side.tree()}
+    time.sleep(WATCHED)
+    cpu, woken = 0.0, 0
+    for pid in side.tree():
+        cpu_then, woken_then = before.get(pid, (0.0, 0))
+        cpu += max(0.0, cpu_seconds(pid) - cpu_then)
+        woken += max(0, switches(pid) - woken_then)
+
+    return cpu, woken
 
 
 def _apart(side: Fleet, pids: list[int]) -> dict[int, str]:

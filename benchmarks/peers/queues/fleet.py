@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -296,26 +296,23 @@ def pss(pid: int) -> float:
     return 0.0
 
 
-def cpu_seconds(pids: Sequence[int]) -> float:
-    """Return the CPU time that processes have had."""
-    ticks = 0
-    for pid in pids:
-        with suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has had; 0 for one that is gone."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
-def switches(pids: Sequence[int]) -> int:
-    """Return how often the threads of processes were woken up."""
+def switches(pid: int) -> int:
+    """Return how often the threads of a process were woken up; 0 for one that is gone."""
     total = 0
-    for pid in pids:
-        with suppress(OSError):
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                for line in (thread / "status").read_text().splitlines():
-                    if line.startswith("voluntary_ctxt_switches"):
-                        total += int(line.split()[1])
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for line in (thread / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    total += int(line.split()[1])
 
     return total
 

@@ -95,8 +95,9 @@ class BatchRoutes:
         require_trigger(caller, [item.task for item in body.items])
         caller.refuse_one_time()
         await resolve(self._uploads, body.items)
-        accepted = await self._link.trigger([item.to_item() for item in body.items])
+        # First, so that nothing is accepted that no batch can be made for: the client would retry.
         batch, _ = await self._batches.create(len(body.items), None)
+        accepted = await self._link.trigger([item.to_item() for item in body.items])
         await self._batches.add(batch.id, dict(enumerate(accepted.run_ids)))
         answered = [
             {"id": run_id, "taskIdentifier": item.task, "isCached": not created}
