@@ -60,7 +60,8 @@ class DataDir:
         """Check that the folder is ours alone, if there is one.
 
         Raises:
-            StoreError: It belongs to another user, is open to others, or is no folder.
+            StoreError: It belongs to another user, is open to others, cannot be written, or is no
+                folder.
         """
         try:
             with self._usable():
@@ -84,6 +85,12 @@ class DataDir:
                 f"the data folder is open to others (mode {found.st_mode & 0o777:04o})",
                 where=str(self.path),
                 advice=f"Run: chmod 700 {self.path}",
+            )
+        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+            raise StoreError(
+                "the data folder cannot be written",
+                where=str(self.path),
+                advice=f"Run: chmod 700 {self.path}; or name one on a disk that may be written.",
             )
 
     @contextlib.contextmanager

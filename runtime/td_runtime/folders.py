@@ -35,7 +35,11 @@ def check_folders(config: Config) -> None:
         StoreError: One cannot be used; names file, key and value.
     """
     with _naming(config, "runtime.data_dir", config.runtime.data_dir):
-        DataDir(config.runtime.data_dir).check()
+        data_dir = DataDir(config.runtime.data_dir)
+        data_dir.check()
+        if config.control_plane.secret_key is None:
+            with contextlib.suppress(FileNotFoundError):
+                data_dir.read_secret()
     if config.credentials.dir.exists():
         with _naming(config, "credentials.dir", config.credentials.dir):
             ensure_private(config.credentials.dir)
