@@ -10,7 +10,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,17 @@ from pathlib import Path
 import structlog
 from _figures import medians, print_table
 
-from td_runtime.store import Completed, NewRun, Place, QueueLimits, RunQuery, RunStore, Status
+from td_runtime.store import (
+    Completed,
+    Finish,
+    NewRun,
+    Place,
+    QueueLimits,
+    Run,
+    RunQuery,
+    RunStore,
+    Status,
+)
 from td_runtime.store import open_store as open_run_store
 
 ROUNDS = 3
@@ -66,10 +76,14 @@ async def drain(store: RunStore, new: NewRun, queues: dict[str, QueueLimits]) ->
     await fill(store, new, RUNS)
     started = time.perf_counter()
     while runs := await store.claim([Place("w", 1)] * PLACES, queues=queues, now=4e9):
-        for run in runs:
-            store.finish(run.id, run.attempt, "w", Completed(b"1"))
+        finish(store, runs)
 
     return time.perf_counter() - started
+
+
+def finish(store: RunStore, runs: Iterable[Run]) -> None:
+    """Record that they completed, as the supervisor does what it hears of in one moment."""
+    store.finish_all([Finish(run.id, 1, "w", Completed(b"1"), 0, run.task) for run in runs])
 
 
 async def drain_keys(store: RunStore) -> float:
@@ -81,8 +95,7 @@ async def drain_keys(store: RunStore) -> float:
     started = time.perf_counter()
     while done < RUNS:
         runs = await store.claim([Place("w", 1)] * PLACES, queues=ONE_A_KEY, now=4e9)
-        for run in runs:
-            store.finish(run.id, run.attempt, "w", Completed(b"1"))
+        finish(store, runs)
         done += len(runs)
 
     return time.perf_counter() - started
@@ -97,8 +110,7 @@ async def look(store: RunStore, count: int) -> float:
     """Read pages and counts beside a history of HISTORY runs."""
     await fill(store, NewRun(task="a", payload=b"1", tags=("t",)), HISTORY)
     while runs := await store.claim([Place("w", 1)] * 1000, queues=NO_LIMITS, now=4e9):
-        for run in runs:
-            store.finish(run.id, run.attempt, "w", Completed(b"1"))
+        finish(store, runs)
     started = time.perf_counter()
     for _ in range(count):
         await store.counts()
