@@ -171,6 +171,14 @@ class _Inspection:
         return report.facts
 
 
+def _problem(reason: str, places: list[str]) -> str:
+    """Say once what is wrong, with a module, say, that many tasks are in."""
+    others = len(places) - 1
+    more = f" (and so for {others} more task{'s' * (others > 1)})" if others else ""
+
+    return f"{places[0]}: {reason}{more}"
+
+
 def _inspect(config: Config, writer: int) -> int:
     """The child's part: load each task, send what was found."""
     # What modules print at import must not end up in a command's output on stdout.
@@ -178,15 +186,18 @@ def _inspect(config: Config, writer: int) -> int:
     for name in config.secret_variables:
         os.environ.pop(name, None)
     sys.path.append(str(config.folder))
-    report = _Report([], [])
+    facts: list[TaskFacts] = []
+    problems: dict[str, list[str]] = {}
     for index, spec in enumerate(task_specs(config)):
         try:
-            report.facts.append(load_task(spec).facts())
+            facts.append(load_task(spec).facts())
         except TaskLoadError as error:
-            key = f"tasks[{index}].entrypoint"
-            report.problems.append(
-                f"{config.path}: {key} = {spec.entrypoint!r} (task {spec.id!r}): {error.reason}"
-            )
+            # Hooks have a key of their own, or are those of all tasks.
+            is_hook = error.reason.startswith("hooks: ")
+            key = "" if is_hook else f".entrypoint = {spec.entrypoint!r}"
+            place = f"{config.path}: tasks[{index}]{key} (task {spec.id!r})"
+            problems.setdefault(error.reason, []).append(place)
+    report = _Report(facts, [_problem(*each) for each in problems.items()])
     with os.fdopen(writer, "wb") as file:
         file.write(msgspec.json.encode(report))
 

@@ -287,6 +287,23 @@ CONFIGS = {
         files={"broken.py": "import no_such_library"},
         says=("= 'broken:task'", "importing 'broken' failed: No module named 'no_such_library'"),
     ),
+    "a module that three tasks are in": Broken(
+        old=ENTRYPOINT,
+        new='"broken:a"\n[[tasks]]\nid = "b"\nentrypoint = "broken:b"\n'
+        '[[tasks]]\nid = "c"\nentrypoint = "broken:c"\n',
+        code=4,
+        files={"broken.py": "def a(:"},
+        says=(
+            "tasks[0].entrypoint = 'broken:a' (task 'hello'): importing 'broken' raised",
+            "SyntaxError: invalid syntax (broken.py, line 1) (and so for 2 more tasks) at:",
+        ),
+    ),
+    "hooks that are not there": Broken(
+        old=ENTRYPOINT,
+        new='"tasks:hello"\nhooks = "lifecycel"\n',
+        code=4,
+        says=("{config}: tasks[0] (task 'hello'): hooks: importing 'lifecycel' raised",),
+    ),
     "a module that exits": Broken(
         old=ENTRYPOINT,
         new='"broken:task"',
@@ -559,8 +576,9 @@ COMMANDS = {
     ),
     "too short a beginning": (
         "runs show run_0",
-        1,
-        f"there is no run 'run_0' at: {{store}} {_RUNS_LIST}",
+        2,
+        "'run_0' is too short for the beginning of a run's id "
+        "next: Give at least 8 characters of it.",
     ),
     "several things at once": (
         "runs show run_x --payload --output",

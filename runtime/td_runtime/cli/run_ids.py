@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["complete_id", "complete_ids", "explained", "unknown_run"]
 
 _ID_LENGTH: Final = len("run_06h0h9v31czypsrrbz3w8jf7j")
-_SHORTEST: Final = len("run_") + 4
+_PREFIX: Final = "run_"
+_SHORTEST: Final = len(_PREFIX) + 4
 """A shorter beginning may be one run's today and another's tomorrow."""
 _SHOWN: Final = 5
 
@@ -28,7 +29,7 @@ def complete_ids(config: Config, texts: list[str]) -> list[str]:
 
     Raises:
         TdRuntimeError: A beginning that no run's id has.
-        UsageError: A beginning that the ids of several runs have.
+        UsageError: A beginning that is too short, or that the ids of several runs have.
     """
     if all(map(_is_whole, texts)):
         return texts
@@ -44,9 +45,12 @@ def complete_ids(config: Config, texts: list[str]) -> list[str]:
 
 async def complete_id(reader: "RunReader", config: Config, text: str) -> str:
     """Return the one id of a run that begins with *text*; raises as :func:`complete_ids`."""
-    found = []
-    if len(text) >= _SHORTEST:
-        found = await reader.ids_beginning_with(text, limit=_SHOWN + 1)
+    if len(text) < _SHORTEST and _PREFIX.startswith(text[: len(_PREFIX)]):
+        raise UsageError(
+            f"{text!r} is too short for the beginning of a run's id",
+            advice=f"Give at least {_SHORTEST} characters of it.",
+        )
+    found = await reader.ids_beginning_with(text, limit=_SHOWN + 1)
     if not found:
         raise unknown_run(config, text)
     if len(found) > 1:

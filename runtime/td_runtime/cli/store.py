@@ -47,6 +47,8 @@ def check(
     from td_runtime.store.check import check as find_problems
 
     checked = _run_store(config) if path is None else path.absolute()
+    if path is not None and not path.exists():
+        raise StoreError("there is no such file", where=str(checked))
     problems = find_problems(checked)
     if json:
         print_json({"path": str(checked), "problems": problems})

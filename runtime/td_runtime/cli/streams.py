@@ -14,11 +14,12 @@ from td_runtime.cli.options import (
     log_to_stderr,
     print_json,
 )
+from td_runtime.cli.run_ids import complete_ids
 from td_runtime.cli.waiting import wait_for_run
 from td_runtime.config import Config
 from td_runtime.control import ControlClient, NotRunningError
 from td_runtime.data_dir import DataDir
-from td_runtime.errors import ControlPlaneUnavailableError
+from td_runtime.errors import ControlPlaneUnavailableError, TdRuntimeError, UsageError
 
 if TYPE_CHECKING:
     from td_worker.control_plane import ControlPlane, SseBody
@@ -49,7 +50,20 @@ def read(
 
     loaded = load(config)
     log_to_stderr()
-    asyncio.run(_print_stream(loaded, run, key, follow))
+    asyncio.run(_print_stream(loaded, _complete(loaded, run), key, follow))
+
+
+def _complete(config: Config, text: str) -> str:
+    """Return the id of the run that *text* begins; itself where the run store knows none.
+
+    Streams may be those of a run of Trigger.dev.
+    """
+    try:
+        return complete_ids(config, [text])[0]
+    except UsageError:
+        raise
+    except TdRuntimeError:
+        return text
 
 
 async def _print_stream(config: Config, run_id: str, key: str, follow: bool) -> None:
@@ -72,6 +86,10 @@ async def _print_stream(config: Config, run_id: str, key: str, follow: bool) -> 
             ) from error
     if not stream.printed:
         typer.echo(f"td-runtime: stream {key!r} of {run_id} has no records", err=True)
+        if config.control_plane.is_embedded:
+            typer.echo(
+                "  next: `td-runtime platform stats` shows which streams there are.", err=True
+            )
 
 
 async def _print_until_ended(stream: "_Stream", config: Config, run_id: str) -> None:

@@ -99,7 +99,7 @@ def _row(task: dict[str, Any]) -> tuple[str, ...]:
         task["entrypoint"],
         task["queue"],
         ", ".join(limits),
-        _attempts(task["retry"]),
+        "1" if task["replicas"] else _attempts(task["retry"]),
         f"{task['cron']} ({task['timezone']})" if task["cron"] else "",
         str(task["replicas"] or ""),
         _in_words(task["runs"]),

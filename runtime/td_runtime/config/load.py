@@ -111,7 +111,9 @@ def _read_toml(path: Path) -> dict[str, object]:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}", where=str(path), advice="check its mode"
+            f"{path}: cannot be read: {error.strerror}",
+            where=str(path),
+            advice="check that it exists, and that this user may read it",
         ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
