@@ -577,8 +577,10 @@ COMMANDS = {
     "too short a beginning": (
         "runs show run_0",
         2,
-        "'run_0' is too short for the beginning of a run's id "
-        "next: Give at least 8 characters of it.",
+        (
+            "'run_0' is too short for the beginning of a run's id "
+            "next: Give at least 8 characters of it."
+        ),
     ),
     "several things at once": (
         "runs show run_x --payload --output",
