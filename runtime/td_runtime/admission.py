@@ -116,8 +116,8 @@ def check_moment(run_at: float, what: str, now: float) -> None:
     # Not "greater": nothing compares with NaN.
     if not 0.0 <= run_at <= latest:
         raise TriggerError(
-            f"run_at = {run_at:.15g} for {what}; it must be epoch seconds, at "
-            f"most {_DAYS_AHEAD} days from now"
+            f"the delay of {what} ends at {run_at:.15g}, in seconds since the epoch; it must end "
+            f"within {_DAYS_AHEAD} days from now"
         )
 
 
@@ -127,7 +127,7 @@ def _check_numbers(item: TriggerItem) -> None:
         ("ttl", item.ttl, 0.0, _LONGEST),
         ("idempotency_ttl", item.idempotency_ttl, 0.0, _LONGEST),
         ("priority", item.priority, -_LONGEST, _LONGEST),
-        ("max_duration", item.max_duration, 0.0, _LONGEST),
+        ("max_duration", item.max_duration, 0.01, _LONGEST),
         ("max_attempts", item.max_attempts, 1, 1000),
     ):
         if value is not None and not (math.isfinite(value) and low <= value <= high):

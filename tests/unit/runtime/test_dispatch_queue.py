@@ -172,10 +172,11 @@ def test_queues_have_the_smallest_limit_of_their_tasks() -> None:
          "it needs at least one, limits.key_length = 2048"),
         ({"queue": "task/b"}, "there is no queue 'task/b'; did you mean 'task/a'? (known: task/a)"),
         ({"ttl": -1.0}, "ttl = -1 for task 'a'; it must be from 0 to 3.1536e+08"),
-        ({"run_at": float("nan")}, "run_at = nan for task 'a'; it must be epoch seconds, "
-         "at most 365 days from now"),
-        ({"run_at": 31_537_001.0}, "run_at = 31537001 for task 'a'; it must be epoch seconds, "
-         "at most 365 days from now"),
+        ({"run_at": float("nan")}, "the delay of task 'a' ends at nan, in seconds since the epoch; "
+         "it must end within 365 days from now"),
+        ({"run_at": 31_537_001.0}, "the delay of task 'a' ends at 31537001, in seconds since the "
+         "epoch; it must end within 365 days from now"),
+        ({"max_duration": 0.0}, "max_duration = 0 for task 'a'; it must be from 0.01 to 3.1536e+08"),
         ({"max_attempts": 0}, "max_attempts = 0 for task 'a'; it must be from 1 to 1000"),
     ],
 )  # fmt: skip
