@@ -176,7 +176,8 @@ def test_queues_have_the_smallest_limit_of_their_tasks() -> None:
          "it must end within 365 days from now"),
         ({"run_at": 31_537_001.0}, "the delay of task 'a' ends at 31537001, in seconds since the "
          "epoch; it must end within 365 days from now"),
-        ({"max_duration": 0.0}, "max_duration = 0 for task 'a'; it must be from 0.01 to 3.1536e+08"),
+        ({"max_duration": 0.0}, "max_duration = 0 for task 'a'; it must be from 0.01 to "
+         "3.1536e+08"),
         ({"max_attempts": 0}, "max_attempts = 0 for task 'a'; it must be from 1 to 1000"),
     ],
 )  # fmt: skip
