@@ -746,6 +746,18 @@ def test_a_batch_that_is_refused_in_the_middle_says_how_far_it_came(
     assert "go on with line 501" in said
 
 
+def test_a_batch_that_is_refused_at_once_has_started_nothing(runtime: RuntimeProcess) -> None:
+    """The message shows the payload that does not fit, and says that all may be sent again."""
+    lines = '{"number": 1}\n{"numbr": 2}\n'
+
+    said = _refused(
+        forked("trigger", "order", "--batch", "-", config=runtime.config, stdin=lines), 1
+    )
+
+    assert 'got {"numbr": 2}' in said
+    assert "next: No run was triggered." in said
+
+
 def test_a_list_before_the_first_start_is_told(data_dir: Path) -> None:
     """Without a run store `runs list` exits with 6, and says where it would be."""
     config = write_project(data_dir, {"hello": "tasks:hello"}, tasks=TASKS)

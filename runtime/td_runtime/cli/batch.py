@@ -75,6 +75,8 @@ def trigger_in_batches(
                     f"The first {len(run_ids)} lines are accepted ({run_ids[0]} to {run_ids[-1]}); "
                     f"go on with line {len(run_ids) + 1} (empty ones not counted)."
                 )
+            elif error.advice is None:
+                error.advice = "No run was triggered."
             raise
 
     return run_ids
