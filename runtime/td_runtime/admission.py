@@ -11,7 +11,7 @@ from td_runtime.config import LimitsConfig, TaskConfig
 from td_runtime.queues import queue_limits
 from td_worker.messages import TriggerItem
 
-__all__ = ["TriggerError", "check_items", "check_metadata"]
+__all__ = ["TriggerError", "check_items", "check_metadata", "check_task"]
 
 
 _LONGEST: Final = 10 * 365 * 86_400.0
@@ -64,7 +64,7 @@ def check_items(
             f"the queue is full; limits.max_queued = {limits.max_queued}", code="queue_full"
         )
     for item in items:
-        _check_task(item, tasks)
+        check_task(item, tasks)
         _check_payload(item, limits)
         if item.queue is not None:
             _check_queue(item.queue, tasks)
@@ -77,7 +77,12 @@ def check_items(
             check_metadata(item.metadata, f"task {item.task!r}", limits)
 
 
-def _check_task(item: TriggerItem, tasks: Mapping[str, TaskConfig]) -> None:
+def check_task(item: TriggerItem, tasks: Mapping[str, TaskConfig]) -> None:
+    """Check alone that there is such a task.
+
+    Raises:
+        TriggerError: There is not; names the nearest one.
+    """
     if item.task in tasks:
         return
     close = difflib.get_close_matches(item.task, tasks, n=1)

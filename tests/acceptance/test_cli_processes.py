@@ -109,6 +109,17 @@ def test_run_prints_one_json_object(data_dir: Path) -> None:
     assert '"event":"runtime.stopped"' in done.stderr
 
 
+def test_run_of_a_task_that_there_is_not_starts_nothing(data_dir: Path) -> None:
+    """A slip such as `run list` executes nothing of what is left over; it says what there is."""
+    config = _project(data_dir)
+
+    done = td("run", "list", config=config)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("td-runtime: there is no task 'list' (registered: ")
+    assert not (data_dir / "data" / "runs.db").exists()
+
+
 def test_run_tells_people_in_a_table(data_dir: Path) -> None:
     """Without `--json` there is a summary, and of a failed run its error and traceback; exit 1."""
     config = _project(data_dir)

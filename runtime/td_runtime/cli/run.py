@@ -26,6 +26,7 @@ from td_runtime.cli.waiting import wait_for_run
 from td_runtime.config import Config
 from td_runtime.control import (
     ControlClient,
+    ControlRefusedError,
     GetTree,
     RunView,
     TreeView,
@@ -78,12 +79,13 @@ def run(
     from td_runtime.cli.owned import OwnedSupervisor
 
     loaded = load(config)
-    text = read_payload(payload)
+    item = TriggerItem(task=task, payload=read_payload(payload))
+    _check_task(loaded, item)
     log_to_stderr()
     _take_for_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     try:
         with OwnedSupervisor(loaded.path, allow_faults=allow_faults):
-            summary = asyncio.run(_execute(loaded, TriggerItem(task=task, payload=text)))
+            summary = asyncio.run(_execute(loaded, item))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.FAILED) from None
     if json:
@@ -92,6 +94,20 @@ def run(
         _print_summary(summary)
     if summary.view.outcome.status != "COMPLETED":
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _check_task(config: Config, item: TriggerItem) -> None:
+    """Refuse a task that there is not before a runtime is up, which executes what is left over.
+
+    Raises:
+        ControlRefusedError: There is no such task; says which there are.
+    """
+    from td_runtime.admission import TriggerError, check_task
+
+    try:
+        check_task(item, {each.id: each for each in config.tasks})
+    except TriggerError as error:
+        raise ControlRefusedError(str(error), where=str(config.path), code=error.code) from error
 
 
 def _take_for_ctrl_c(*numbers: signal.Signals) -> None:
