@@ -57,7 +57,7 @@ _EVENTS: Final = (
            "data_dir", "workers", "concurrency", "control_plane", "tasks"),
     _event("runtime.ready", "info", "Gateway and workers are up; runs are claimed.",
            "control_plane"),
-    _event("runtime.stop_requested", "info", "A signal asked for a stop; a second one hurries it.",
+    _event("runtime.stop_requested", "info", "A signal, or a client, asked for a stop; a second one hurries it.",
            "signal", "count"),
     _event("runtime.drain_requested", "info",
            "No more runs are claimed; running ones get the drain time-out.", "drain_timeout_s"),
