@@ -123,8 +123,11 @@ class AsyncClient:
     async def wait(self, run_id: str, *, timeout: float | None = None) -> RunResult:
         """See :meth:`td_runtime.client.Client.wait`."""
         request = WaitForRun(run_id=run_id)
+        calls.check(request)
 
         return calls.result(await self._control.ask(request, RunView, timeout=timeout))
 
     async def _ask(self, request: msgspec.Struct, kind: type[AnswerT]) -> AnswerT:
+        calls.check(request)
+
         return await self._control.ask(request, kind, timeout=ANSWER_S)

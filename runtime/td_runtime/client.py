@@ -74,6 +74,7 @@ class Client:
         ControlRefusedError: The supervisor says no, and why; nothing has changed. ``code`` is
             ``queue_full``, ``unknown_task`` and so on.
         TimeoutError: No answer came in time.
+        TypeError: What is asked for has a value of a wrong type.
     """
 
     def __init__(
@@ -243,6 +244,7 @@ class Client:
         *,
         timeout: float | None = ANSWER_S,
     ) -> AnswerT:
+        calls.check(request)
         with self._line() as line:
             return line.ask(request, kind, timeout=timeout)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import msgspec
 
@@ -15,6 +15,7 @@ from td_runtime.control_messages import (
     Accepted,
     ListRuns,
     ReplayRun,
+    Request,
     RescheduleRun,
     RunView,
     TriggerRuns,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from td_worker.trigger_options import Duration
 
 __all__ = ["ListOptions", "RunHandle"]
+
+_decoder: Final = msgspec.msgpack.Decoder(Request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,20 @@ def find_data_dir(config: str | os.PathLike[str] | None, data_dir: object) -> Da
     loaded = load_config(find_config(None if config is None else Path(config)))
 
     return DataDir(loaded.runtime.data_dir)
+
+
+def check(request: msgspec.Struct) -> None:
+    """Refuse what the supervisor could not read: it would hang up, as if it were gone.
+
+    Raises:
+        TypeError: A value is of no type that the call takes; says which.
+    """
+    if isinstance(request, TriggerRuns):  # its runs have been looked at one by one
+        return
+    try:
+        _decoder.decode(msgspec.msgpack.encode(request))
+    except msgspec.ValidationError as error:
+        raise TypeError(f"this is no request for a supervisor: {error}") from error
 
 
 def trigger_request(items: list[TriggerItem]) -> TriggerRuns:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -62,6 +62,26 @@ def test_delays(client: Client) -> None:
 
     assert all(abs(run.run_at - moment.timestamp()) < 60 for run in runs)
     assert (len(done.canceled), done.unknown) == (3, ["run_no"])
+
+
+def test_a_value_of_a_wrong_type_is_a_type_error(client: Client, runtime: RuntimeProcess) -> None:
+    """It names what is wrong; nobody is told that no supervisor answers."""
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="run_id"):
+        client.retrieve(wrong)
+    with pytest.raises(TypeError, match="limit"):
+        client.list(limit=cast("Any", "many"))
+    with pytest.raises(TypeError, match="max_attempts"):
+        client.trigger("echo", max_attempts=cast("Any", "3"))
+
+    async def ask() -> None:
+        async with AsyncClient(runtime.config) as other:
+            with pytest.raises(TypeError, match="run_id"):
+                await other.wait(wrong)
+            with pytest.raises(TypeError, match="run_ids"):
+                await other.cancel(wrong)
+
+    asyncio.run(ask())
 
 
 def test_what_is_delayed_is_moved_and_tagged(client: Client) -> None:
