@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import sqlite3
 import time
 from asyncio import Future
@@ -32,6 +33,10 @@ _BUSY_TIMEOUT_S = 5.0
 _FULL_PAUSE_S = 0.5
 
 _log = structlog.get_logger()
+
+
+def _allow() -> None:
+    """Every commit is worth it."""
 
 
 class Pace:
@@ -100,6 +105,7 @@ class GroupCommit:
         slow: A commit that takes more seconds than this is logged.
         busy_timeout: For how many seconds a file that somebody else locked is tried again.
         full_pause: After how many seconds a full disk is tried again.
+        guard: Called before each commit; raises StoreError when it would be worth nothing.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class GroupCommit:
         slow: float = _SLOW_S,
         busy_timeout: float = _BUSY_TIMEOUT_S,
         full_pause: float = _FULL_PAUSE_S,
+        guard: Callable[[], None] = _allow,
     ) -> None:
         self._connection = connection
         self._path = path
@@ -120,6 +127,7 @@ class GroupCommit:
         self._slow = slow
         self._busy_timeout = busy_timeout
         self._full_pause = full_pause
+        self._guard = guard
         self._busy_since: float | None = None
         self._is_full = False
         self._refuses_until = float("-inf")
@@ -194,7 +202,11 @@ class GroupCommit:
         self._timer = None
         started = time.monotonic()
         try:
+            self._guard()
             self._connection.execute("BEGIN IMMEDIATE")
+        except StoreError as error:
+            self._refuse(error)
+            return
         except sqlite3.Error as error:
             self._not_begun(error, now=started)
             return
@@ -320,6 +332,13 @@ class GroupCommit:
         for pending in batch:
             pending.answer()
         self._next()
+
+    def _refuse(self, error: StoreError) -> None:
+        """Fail all that is queued."""
+        batch, self._queue = self._queue, deque()
+        for pending in batch:
+            pending.error = copy.copy(error)
+            pending.answer()
 
     def _fail(self, batch: Iterable[_Pending], error: sqlite3.Error) -> None:
         """Give every change its own error: one object raised in many tasks mixes tracebacks."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import msgspec
 
+from td_runtime.errors import StoreError
 from td_runtime.store import sqlite_text as sql
 from td_runtime.store.group_commit import GroupCommit
 from td_runtime.store.records import (
@@ -171,7 +172,8 @@ class SqliteRunStore(SqliteRunReader):
         last = self._one(sql.LAST_ID)
         # In the order of acceptance over all starts: pages are cut by id.
         self._ids = RunIds(clock, after=None if last is None else last[0])
-        self._changes = GroupCommit(self._connection, path)
+        self._file = path.stat().st_ino
+        self._changes = GroupCommit(self._connection, path, guard=self._require_file)
         self._pruner = Pruner()
         self._is_behind = False
         self._closed = False
@@ -369,6 +371,23 @@ class SqliteRunStore(SqliteRunReader):
                 connection, now=now, finished_before=finished_before, keep=keep
             )
         )
+
+    def _require_file(self) -> None:
+        """Refuse to go on in a file that is not at its path any more.
+
+        SQLite would go on in it, and what is accepted would be gone at the end of the process.
+        """
+        try:
+            is_ours = self._path.stat().st_ino == self._file
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise StoreError(
+                "the run store was deleted, moved or replaced while it is used",
+                where=str(self._path),
+                advice="put it back, or a backup of it, and start td-runtime again; nothing was "
+                "accepted since",
+            )
 
     def _fenced(self, statement: str, values: tuple[Any, ...]) -> Future[bool]:
         """Queue a change of one row; the answer is whether that attempt still had the run."""

@@ -147,7 +147,7 @@ def test_a_delayed_run_is_moved(client: ControlClient) -> None:
     moved = get(client, run_id)
 
     assert (moved.status, moved.run_at) == ("DELAYED", later)
-    with pytest.raises(ControlRefusedError, match=f"for run '{run_id}'; it must be epoch seconds"):
+    with pytest.raises(ControlRefusedError, match=f"the delay of run '{run_id}' ends at inf"):
         client.ask(RescheduleRun(run_id=run_id, run_at=math.inf), Done)
     client.ask(RescheduleRun(run_id=run_id, run_at=0.0), Done)
     client.ask(WaitForRun(run_id=run_id), RunView)

@@ -249,3 +249,17 @@ def test_every_failure_is_translated(path, code, what):
     assert (str(path), error) == (translation.where, translation.__cause__)
     assert translation.advice
     assert is_busy(error) == (what.startswith("another"))
+
+
+@pytest.mark.parametrize("loss", ["delete", "replace"])
+async def test_nothing_is_accepted_into_a_file_that_is_gone(path, loss):
+    """SQLite would go on in it, and whatever was accepted would end with the process (R1)."""
+    async with open_store(path) as store:
+        await store.accept([NewRun(task="a")])
+        path.unlink()
+        if loss == "replace":
+            path.touch()
+        with pytest.raises(StoreError, match="deleted, moved or replaced while it is used"):
+            await store.accept([NewRun(task="a")])
+        with pytest.raises(StoreError, match="deleted, moved or replaced while it is used"):
+            await store.record_tick("a", 1.0)
