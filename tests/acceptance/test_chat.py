@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -236,11 +237,18 @@ def test_idle_run_waits_without_a_place_and_goes_on(runtime: RuntimeProcess) -> 
             _until_suspended(runtime, "ea13", number)
 
 
-def _until_suspended(runtime: RuntimeProcess, chat_id: str, times: int) -> None:
-    runtime.until(
-        lambda _: len(runtime.find("chat.suspended", chat_id=chat_id)) > times,
-        "a wait without a place",
-    )
+def _until_suspended(runtime: RuntimeProcess, chat_id: str, turn: int) -> None:
+    """Before its first turn the run waits, too, or not, if the message is there soon enough."""
+
+    def holds(events: list[dict[str, Any]]) -> bool:
+        of_chat = [each for each in events if each.get("chat_id") == chat_id]
+        turns = [at for at, each in enumerate(of_chat) if each.get("turn") == turn]
+
+        return any(
+            each["event"] == "chat.suspended" for at in turns[:1] for each in of_chat[at + 1 :]
+        )
+
+    runtime.until(holds, "a wait without a place")
 
 
 @pytest.mark.conformance("EA14")
