@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.interop.node import HERE, Node
+from tests.interop.node import Node
 from tests.runtime_process import RuntimeProcess
 
 pytestmark = pytest.mark.interop
 
-PATIENCE_S = 90
 EXTERNAL_ID = "chat 1/ü"
 TASKS = """
 import asyncio
@@ -34,20 +32,9 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def said(runtime: RuntimeProcess, node: Node) -> dict[str, Any]:
     """What the SDK was told, by call."""
-    environment = node.environment(
-        TRIGGER_API_URL=runtime.url, TRIGGER_SECRET_KEY=runtime.secret_key, OTEL_SDK_DISABLED="true"
+    document: dict[str, Any] = node.ask(
+        "routes.mjs", "agent", EXTERNAL_ID, url=runtime.url, secret_key=runtime.secret_key
     )
-    command = [node.executable, "--import", "./only_loopback.mjs", "routes.mjs"]
-    done = subprocess.run(
-        [*command, "agent", EXTERNAL_ID],
-        cwd=HERE,
-        env=environment,
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    document: dict[str, Any] = json.loads(done.stdout)
     return document
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from typing import Any
 
 import pytest
 
-from tests.interop.node import HERE, Node
+from tests.interop.node import Node
 from tests.runtime_process import RuntimeProcess
 
 pytestmark = pytest.mark.interop
 
-PATIENCE_S = 120
 TASKS = """
 async def echo(payload):
     return payload
@@ -28,21 +25,7 @@ def said(tmp_path_factory: pytest.TempPathFactory, node: Node) -> Any:
     """What the SDK was told, by call."""
     folder = tmp_path_factory.mktemp("runtime")
     with RuntimeProcess(folder, tasks=TASKS, workers=2, drain_timeout="0s") as runtime:
-        environment = node.environment(
-            TRIGGER_API_URL=runtime.url,
-            TRIGGER_SECRET_KEY=runtime.secret_key,
-            OTEL_SDK_DISABLED="true",
-        )
-        done = subprocess.run(
-            [node.executable, "--import", "./only_loopback.mjs", "uploads.mjs"],
-            cwd=HERE,
-            env=environment,
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        yield json.loads(done.stdout)
+        yield node.ask("uploads.mjs", url=runtime.url, secret_key=runtime.secret_key)
 
 
 def test_a_large_payload_goes_ahead(said: dict[str, Any]) -> None:

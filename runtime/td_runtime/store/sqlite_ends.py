@@ -37,13 +37,14 @@ def _finish_known(connection: sqlite3.Connection, ends: Sequence[Finish], now: f
         return False
     connection.execute("SAVEPOINT ends")
     rows = connection.executemany(sql.FINISH, [_values(end, now) for end in ends]).rowcount
-    if rows != len(ends):
+    is_whole = rows == len(ends)
+    if is_whole:
+        count_ends(connection, known)
+    else:
         connection.execute("ROLLBACK TO ends")
     connection.execute("RELEASE ends")
-    if rows == len(ends):
-        count_ends(connection, known)
 
-    return rows == len(ends)
+    return is_whole
 
 
 def _finish(connection: sqlite3.Connection, end: Finish, now: float) -> bool:
